@@ -1,0 +1,1 @@
+"""Code generation: Compute to Kernel (schedules) and Kernel to native code."""

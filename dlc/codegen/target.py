@@ -1,0 +1,44 @@
+"""What a CPU offers to generated code, as plain data.
+
+Schedules choose vector widths, register blocks and cache blocks from it. It must
+not know how a host is inspected nor how code is emitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CpuTarget:
+    """A processor as seen by schedules and emitters.
+
+    ``features`` are LLVM feature names, sorted, all of them present; ``vector_bytes`` is the widest
+    vector register used; ``has_masks`` says that lanes can be predicated (AVX-512, SVE); cache sizes
+    are bytes, L1 and L2 of one core, L3 the share that one core may count on.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    vector_bytes: int
+    vector_registers: int
+    has_fma: bool
+    has_masks: bool
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+
+    def lanes(self, itemsize: int) -> int:
+        """Return how many elements of ``itemsize`` bytes fill one vector register."""
+        return self.vector_bytes // itemsize
+
+    def has(self, feature: str) -> bool:
+        """Return whether the LLVM feature is enabled."""
+        return feature in self.features
+
+    @property
+    def feature_string(self) -> str:
+        """The features as LLVM wants them: ``+avx2,+fma``."""
+        return ",".join(f"+{feature}" for feature in self.features)

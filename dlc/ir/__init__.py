@@ -1,0 +1,1 @@
+"""The intermediate representations: graphs of tensors, index-space computes, loop kernels, plans."""

@@ -1,0 +1,68 @@
+"""Compute: what an op is, as an index space.
+
+A Compute gives, for every point of its output axes, a scalar body over reads of
+the inputs, combined over the reduction axes. It says nothing about loops,
+memory order or targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlc.ir.dims import Shape
+from dlc.ir.expr import Expr, Read, Var, walk
+from dlc.ir.types import DType
+
+COMBINERS = ("add", "mul", "maximum", "minimum", "bit_and", "bit_or", "argmax", "argmin")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An index variable running from 0 to ``extent`` - 1."""
+
+    var: Var
+    extent: int
+
+
+@dataclass(frozen=True)
+class Compute:
+    """One output tensor as a function of its index.
+
+    ``output[store(axes)] = combine over reduce_axes of body(axes, reduce_axes)``; ``combiner`` is None
+    without reduction axes. ``store`` has one expression per output dimension, normally the axes in order;
+    grouped dimensions are affine in several axes. argmax and argmin give the int64 position of the first
+    extreme value along the single reduction axis. A reduction over nothing gives the combiner's identity.
+    """
+
+    axes: tuple[Axis, ...]
+    reduce_axes: tuple[Axis, ...]
+    combiner: str | None
+    body: Expr
+    store: tuple[Expr, ...]
+    shape: tuple[int, ...]
+    dtype: DType
+
+    def reads(self) -> list[Read]:
+        """Return the distinct reads of the body."""
+        return list(dict.fromkeys(e for e in walk(self.body) if isinstance(e, Read)))
+
+
+def axis(name: str, extent: int) -> Axis:
+    """Build an axis called ``name``."""
+    return Axis(Var(name), extent)
+
+
+def output_axes(shape: Shape, prefix: str = "i") -> tuple[Axis, ...]:
+    """Build one axis per dimension of a static ``shape``: i0, i1, ..."""
+    return tuple(axis(f"{prefix}{number}", int(extent)) for number, extent in enumerate(shape))
+
+
+def pointwise(shape: Shape, dtype: DType, axes: tuple[Axis, ...], body: Expr) -> Compute:
+    """Build a Compute without reduction whose output dimensions are ``axes`` in order."""
+    return Compute(axes, (), None, body, tuple(a.var for a in axes), tuple(int(d) for d in shape), dtype)
+
+
+def reduction(axes: tuple[Axis, ...], reduce_axes: tuple[Axis, ...], combiner: str, body: Expr, dtype: DType) -> Compute:
+    """Build a Compute that reduces ``body`` over ``reduce_axes``; output dimensions are ``axes`` in order."""
+    shape = tuple(a.extent for a in axes)
+    return Compute(axes, reduce_axes, combiner, body, tuple(a.var for a in axes), shape, dtype)

@@ -1,0 +1,1 @@
+"""All op families; importing this package registers every op."""

@@ -1,0 +1,1 @@
+"""The runtime: buffers, threads, executables, state, checkpoints and the code cache."""
