@@ -21,7 +21,7 @@ class Literal:
         array = np.array(array, order="C", copy=True)
         array.setflags(write=False)
         self.array = array
-        self._hash = hash((str(array.dtype), array.shape, array.tobytes()))
+        self._hash = hash((str(array.dtype), array.shape, _content(array)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -30,10 +30,15 @@ class Literal:
         if not isinstance(other, Literal):
             return NotImplemented
         a, b = self.array, other.array
-        return self._hash == other._hash and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return self._hash == other._hash and a.dtype == b.dtype and a.shape == b.shape and _content(a) == _content(b)
 
     def __repr__(self) -> str:
         return f"Literal({self.array.dtype}{list(self.array.shape)})"
+
+
+def _content(array: np.ndarray) -> bytes | tuple:
+    """Return what makes two arrays equal: the bytes, or the elements of an array of strings."""
+    return tuple(array.ravel().tolist()) if array.dtype == object else array.tobytes()
 
 
 class Attributes(Mapping[str, Any]):
