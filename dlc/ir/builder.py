@@ -129,7 +129,10 @@ class Builder:
             checked = check_attributes(op, attributes or {})
             if op.arity is not None and len(inputs) != op.arity:
                 raise TypeRuleError(f"takes {op.arity} operands, got {len(inputs)}")
-            types = op.infer(tuple(v.type for v in inputs), checked)
+            operand_types = tuple(v.type for v in inputs)
+            if op.normalize is not None:
+                checked = op.normalize(operand_types, checked)
+            types = op.infer(operand_types, checked)
         except TypeRuleError as error:
             where = f" at {', '.join(map(str, self._origins))}" if self._origins else ""
             operands = ", ".join(str(v.type) for v in inputs)

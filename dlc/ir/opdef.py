@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Types = tuple[TensorType, ...]
 InferRule = Callable[[Types, Attributes], Types]
+NormalizeRule = Callable[[Types, Attributes], Attributes]
 EvaluateRule = Callable[..., Any]  # (attributes, *arrays) -> array or tuple of arrays
 ComputeRule = Callable[[Types, Types, Attributes], Compute]
 KernelRule = Callable[[Types, Types, Attributes], Kernel]
@@ -73,8 +74,11 @@ class Attribute:
 class OpDef:
     """One op. ``arity`` is the number of operands, or None for any number.
 
-    ``vjp`` is a rule, NOT_DIFFERENTIABLE, or None for composites, which then differentiate their expansion.
+    ``vjp`` is a rule, NOT_DIFFERENTIABLE, or None: composites then differentiate their expansion, and region
+    ops are differentiated by the autodiff pass itself, which alone can differentiate their bodies.
     ``infer`` raises TypeRuleError with shapes and the reason; the builder adds op and origin.
+    ``normalize`` brings attributes to the one form that nodes carry (non-negative sorted axes, resolved -1);
+    the builder applies it before ``infer``, which refuses anything else.
     """
 
     name: str
@@ -87,6 +91,7 @@ class OpDef:
     expand: ExpandRule | None = None
     region: bool = False
     vjp: VjpRule | NotDifferentiable | None = None
+    normalize: NormalizeRule | None = None
     traits: frozenset[Trait] = frozenset()
     doc: str = ""
 
@@ -94,7 +99,7 @@ class OpDef:
         forms = [self.compute is not None, self.kernel is not None, self.expand is not None, self.region]
         if sum(forms) != 1:
             raise DlcError(f"op {self.name!r} must have exactly one of compute, kernel, expand, region")
-        if self.vjp is None and self.expand is None:
+        if self.vjp is None and self.expand is None and not self.region:
             raise DlcError(f"op {self.name!r} must declare a vjp or NOT_DIFFERENTIABLE")
 
     def has(self, trait: Trait) -> bool:
