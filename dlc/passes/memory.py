@@ -1,0 +1,332 @@
+"""Memory planning: Program -> Plan.
+
+Removes copies by placing a value where it is wanted, lets results take over the
+memory of operands that die, and gives every other intermediate an offset in one
+arena by its live range. Only here do updates become in place.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from dlc.ir.kernel import Kernel
+from dlc.ir.plan import Argument, KernelStep, LoopBegin, LoopEnd, Plan, Slot, SlotKind, Step
+from dlc.ir.program import CallStep, CopyStep, Program, ProgramBuffer, View
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class _Access:
+    """One use of a buffer at a step."""
+
+    step: int
+    view: View
+    writes: bool
+
+
+def plan_memory(program: Program, symbol_of: Callable[[Kernel], str]) -> Plan:
+    """Place every buffer and return the executable table."""
+    placement = _coalesce(program)
+    live = _live_ranges(program, placement)
+    offsets, arena_bytes, peak = _assign_offsets(program, live)
+    return _emit(program, placement, offsets, arena_bytes, peak, symbol_of)
+
+
+def _loops(program: Program) -> list[tuple[int, int]]:
+    """Return (begin, end) step numbers of every loop, inner loops before outer ones."""
+    result, open_loops = [], []
+    for number, step in enumerate(program.steps):
+        if isinstance(step, LoopBegin):
+            open_loops.append(number)
+        elif isinstance(step, LoopEnd):
+            result.append((open_loops.pop(), number))
+    return result
+
+
+def _accesses(program: Program) -> dict[int, list[_Access]]:
+    result: dict[int, list[_Access]] = defaultdict(list)
+    for number, step in enumerate(program.steps):
+        if isinstance(step, CallStep):
+            for view, parameter in zip(step.views, step.kernel.buffers, strict=True):
+                result[view.buffer].append(_Access(number, view, parameter.writable))
+        elif isinstance(step, CopyStep):
+            result[step.source.buffer].append(_Access(number, step.source, False))
+            result[step.target.buffer].append(_Access(number, step.target, True))
+    return result
+
+
+# -- sharing one place -------------------------------------------------------------------
+
+
+class _Places:
+    """Which buffer lives inside which: buffer -> View of the buffer that holds it."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.accesses = _accesses(program)
+        self.inside: dict[int, View] = {}
+        self.removed: set[int] = set()
+        self.loop_of = _innermost_loop(program)
+
+    def resolve(self, view: View) -> View:
+        """Follow the chain of placements."""
+        while view.buffer in self.inside:
+            outer = self.inside[view.buffer]
+            depth = max(len(view.strides), len(outer.strides))
+            strides = tuple(
+                (view.strides[k] if k < len(view.strides) else 0) + (outer.strides[k] if k < len(outer.strides) else 0)
+                for k in range(depth)
+            )
+            view = View(outer.buffer, outer.offset + view.offset, strides)
+        return view
+
+    def place(self, buffer: int, view: View) -> None:
+        """Let ``buffer`` live at ``view``; the holder inherits its accesses."""
+        self.inside[buffer] = view
+        outer = self.accesses[view.buffer]
+        outer += [_Access(a.step, view, a.writes) for a in self.accesses[buffer] if a.step not in self.removed]
+        outer.sort(key=lambda a: a.step)
+
+
+def _innermost_loop(program: Program) -> list[int]:
+    """Return, per step, the step number of the innermost LoopBegin around it, or -1."""
+    result, open_loops = [], [-1]
+    for number, step in enumerate(program.steps):
+        if isinstance(step, LoopEnd):
+            open_loops.pop()
+        result.append(open_loops[-1])
+        if isinstance(step, LoopBegin):
+            open_loops.append(number)
+    return result
+
+
+def _coalesce(program: Program) -> _Places:
+    places = _Places(program)
+    for number, step in enumerate(program.steps):
+        if isinstance(step, CopyStep):
+            _try_remove_copy(places, number, step)
+    for number, step in enumerate(program.steps):
+        if isinstance(step, CallStep):
+            for written, read in step.in_place:
+                _try_take_over(places, number, step, written, read)
+    return places
+
+
+def _is_free_intermediate(places: _Places, view: View) -> bool:
+    buffer = places.program.buffers[view.buffer]
+    return buffer.kind is SlotKind.ARENA and view.buffer not in places.inside and view.offset == 0 and not any(view.strides)
+
+
+def _try_remove_copy(places: _Places, number: int, step: CopyStep) -> None:
+    """Make the source live at the target, if nothing else needs the target meanwhile."""
+    source, target = step.source, places.resolve(step.target)
+    if not _is_free_intermediate(places, source) or target.buffer == source.buffer:
+        return
+    if places.program.buffers[source.buffer].nbytes != step.nbytes:
+        return
+    uses = [a for a in places.accesses[source.buffer] if a.step != number]
+    definitions = [a for a in uses if a.writes]
+    if not definitions or any(places.loop_of[a.step] != places.loop_of[number] for a in uses):
+        return
+    first = definitions[0].step
+    last = max(a.step for a in uses)
+    for access in places.accesses[target.buffer]:
+        if access.step == number or access.step in places.removed:
+            continue
+        if first < access.step <= max(last, number):
+            return
+        if access.step == first and not _may_share(places, first, source.buffer, access.view.buffer, target):
+            return
+    places.removed.add(number)
+    places.place(source.buffer, target)
+
+
+def _may_share(places: _Places, number: int, written: int, read: int, target: View) -> bool:
+    """Tell whether the call at ``number`` may write ``written`` over the target that it reads at the same place."""
+    step = places.program.steps[number]
+    if not isinstance(step, CallStep):
+        return False
+    touching = [p for p, v in enumerate(step.views) if places.resolve(v).buffer == target.buffer]
+    position = next((p for p, v in enumerate(step.views) if v.buffer == written), None)
+    same_place = all(places.resolve(step.views[p]) == target for p in touching)
+    return position is not None and same_place and all((position, p) in step.in_place for p in touching if p != position)
+
+
+def _try_take_over(places: _Places, number: int, step: CallStep, written: int, read: int) -> None:
+    """Let a result live in an operand's memory, if the operand dies at this call."""
+    result, operand = step.views[written], places.resolve(step.views[read])
+    if not _is_free_intermediate(places, result) or result.buffer == operand.buffer:
+        return
+    holder = places.program.buffers[operand.buffer]
+    if holder.kind is not SlotKind.ARENA or operand.offset or any(operand.strides):
+        return
+    if holder.nbytes != places.program.buffers[result.buffer].nbytes:
+        return
+    if any(a.step > number for a in places.accesses[operand.buffer]):
+        return
+    if any(a.step < number for a in places.accesses[result.buffer]):
+        return
+    loops = {places.loop_of[a.step] for a in places.accesses[operand.buffer]}
+    loops |= {places.loop_of[a.step] for a in places.accesses[result.buffer]}
+    if len(loops) != 1:
+        return
+    touching = [p for p, v in enumerate(step.views) if p != written and places.resolve(v).buffer == operand.buffer]
+    if any((written, p) not in step.in_place for p in touching):
+        return
+    places.place(result.buffer, View(operand.buffer))
+
+
+# -- live ranges and offsets ----------------------------------------------------------------
+
+
+def _live_ranges(program: Program, places: _Places) -> dict[int, tuple[int, int]]:
+    """Return first and last step of every arena buffer that holds itself; loops are crossed whole."""
+    ranges: dict[int, tuple[int, int]] = {}
+    for buffer, accesses in places.accesses.items():
+        if program.buffers[buffer].kind is not SlotKind.ARENA or buffer in places.inside:
+            continue
+        steps = [a.step for a in accesses if a.step not in places.removed]
+        if steps:
+            ranges[buffer] = (min(steps), max(steps))
+    loops = _loops(program)
+    for buffer, (first, last) in ranges.items():
+        for begin, end in loops:
+            crosses = (first < begin < last) or (first < end < last)
+            if crosses and first <= end and last >= begin:
+                first, last = min(first, begin), max(last, end)
+            elif begin < first and last < end and _read_before_written(places, buffer):
+                first, last = begin, end
+        ranges[buffer] = (first, last)
+    return ranges
+
+
+def _read_before_written(places: _Places, buffer: int) -> bool:
+    """Tell whether the first use in order is a read: the value then comes from the iteration before."""
+    accesses = sorted(places.accesses[buffer], key=lambda a: (a.step, a.writes))
+    return bool(accesses) and not accesses[0].writes
+
+
+class _FreeList:
+    """Holes of the arena by offset; best fit, merging neighbours."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self.by_offset: list[tuple[int, int]] = []
+        self.by_size: list[tuple[int, int]] = []
+
+    def take(self, size: int) -> int:
+        """Return the offset of the smallest hole that fits, growing the arena if none does."""
+        index = bisect_left(self.by_size, (size, -1))
+        if index < len(self.by_size):
+            hole, offset = self.by_size[index]
+            self._remove(offset, hole)
+            if hole > size:
+                self._add(offset + size, hole - size)
+            return offset
+        if self.by_offset and sum(self.by_offset[-1]) == self.end:  # grow the hole at the top
+            offset, hole = self.by_offset[-1]
+            self._remove(offset, hole)
+            self.end = offset + size
+            return offset
+        offset = self.end
+        self.end += size
+        return offset
+
+    def give(self, offset: int, size: int) -> None:
+        """Return a range, merging it with the holes beside it."""
+        index = bisect_left(self.by_offset, (offset, 0))
+        if index < len(self.by_offset) and self.by_offset[index][0] == offset + size:
+            after = self.by_offset[index]
+            self._remove(*after)
+            size += after[1]
+        if index > 0 and sum(self.by_offset[index - 1]) == offset:
+            before = self.by_offset[index - 1]
+            self._remove(*before)
+            offset, size = before[0], before[1] + size
+        self._add(offset, size)
+
+    def _add(self, offset: int, size: int) -> None:
+        insort(self.by_offset, (offset, size))
+        insort(self.by_size, (size, offset))
+
+    def _remove(self, offset: int, size: int) -> None:
+        del self.by_offset[bisect_left(self.by_offset, (offset, size))]
+        del self.by_size[bisect_left(self.by_size, (size, offset))]
+
+
+def _assign_offsets(
+    program: Program, live: dict[int, tuple[int, int]]
+) -> tuple[dict[int, int], int, tuple[str, ...]]:
+    """Sweep over the steps, taking a place at a range's first step and giving it back after its last."""
+    starts: dict[int, list[int]] = defaultdict(list)
+    ends: dict[int, list[int]] = defaultdict(list)
+    for buffer, (first, last) in live.items():
+        starts[first].append(buffer)
+        ends[last].append(buffer)
+    free, offsets = _FreeList(), {}
+    alive: dict[int, int] = {}
+    total, highest, peak = 0, 0, ()
+    for number in range(len(program.steps)):
+        for buffer in sorted(starts.get(number, ()), key=lambda b: -program.buffers[b].nbytes):
+            size = -(-max(program.buffers[buffer].nbytes, 1) // ALIGNMENT) * ALIGNMENT
+            offsets[buffer] = free.take(size)
+            alive[buffer] = size
+            total += size
+        if total > highest:
+            highest = total
+            largest = sorted(alive, key=lambda b: -alive[b])[:5]
+            peak = tuple(f"{program.buffers[b].name} ({alive[b]} bytes)" for b in largest)
+        for buffer in ends.get(number, ()):
+            size = alive.pop(buffer)
+            free.give(offsets[buffer], size)
+            total -= size
+    return offsets, free.end, peak
+
+
+# -- the table ---------------------------------------------------------------------------------
+
+
+def _emit(
+    program: Program,
+    places: _Places,
+    offsets: dict[int, int],
+    arena_bytes: int,
+    peak: tuple[str, ...],
+    symbol_of: Callable[[Kernel], str],
+) -> Plan:
+    slots: list[Slot] = [Slot(SlotKind.ARENA, "arena", arena_bytes)]
+    slot_of: dict[int, int] = {}
+    for number, buffer in enumerate(program.buffers):
+        if buffer.kind is not SlotKind.ARENA:
+            slot_of[number] = len(slots)
+            slots.append(Slot(buffer.kind, buffer.name, buffer.nbytes, buffer.type))
+
+    def argument(view: View) -> Argument:
+        place = places.resolve(view)
+        if place.buffer in slot_of:
+            return Argument(slot_of[place.buffer], place.offset, place.strides)
+        return Argument(0, offsets[place.buffer] + place.offset, place.strides)
+
+    steps: list[Step] = []
+    for number, step in enumerate(program.steps):
+        if number in places.removed:
+            continue
+        if isinstance(step, CopyStep):
+            step = CallStep(step.kernel, (step.source, step.target), step.label)
+        if isinstance(step, CallStep):
+            commits = any(slots[argument(v).slot].kind is SlotKind.STATE for v in step.writes)
+            nbytes = _traffic(program.buffers, (v.buffer for v in step.views))
+            arguments = tuple(argument(v) for v in step.views)
+            symbol = symbol_of(step.kernel)
+            steps.append(KernelStep(symbol, arguments, step.kernel.tasks, step.label, step.flops, nbytes, commits))
+        else:
+            steps.append(step)
+    return Plan(tuple(slots), tuple(steps), arena_bytes, peak)
+
+
+def _traffic(buffers: tuple[ProgramBuffer, ...], used: Iterable[int]) -> int:
+    return sum(buffers[number].nbytes for number in set(used))
