@@ -175,9 +175,8 @@ def _float_mod(s: FunctionState, args: list[str], dtype: DType, lanes: int) -> s
     remainder = s.op(f"frem {kind} {x}, {y}")
     zero = constant(0.0, kind)
     nonzero = s.op(f"fcmp une {kind} {remainder}, {zero}")
-    opposite = s.op(
-        f"xor {flag_type(lanes)} " + s.op(f"fcmp olt {kind} {y}, {zero}") + ", " + s.op(f"fcmp olt {kind} {remainder}, {zero}")
-    )
+    negative = s.op(f"fcmp olt {kind} {y}, {zero}")
+    opposite = s.op(f"xor {flag_type(lanes)} {negative}, " + s.op(f"fcmp olt {kind} {remainder}, {zero}"))
     shifted = select(s, opposite, kind, lanes, s.op(f"fadd {kind} {remainder}, {y}"), remainder)
     result = select(s, nonzero, kind, lanes, shifted, call(s, "copysign", kind, zero, y))
     by_zero = s.op(f"fcmp oeq {kind} {y}, {zero}")
@@ -193,9 +192,8 @@ def _floor_divide(s: FunctionState, args: list[str], dtype: DType, lanes: int) -
     zero = constant(0.0, kind)
     remainder = s.op(f"frem {kind} {x}, {y}")
     whole = s.op(f"fdiv {kind} " + s.op(f"fsub {kind} {x}, {remainder}") + f", {y}")
-    opposite = s.op(
-        f"xor {flag_type(lanes)} " + s.op(f"fcmp olt {kind} {y}, {zero}") + ", " + s.op(f"fcmp olt {kind} {remainder}, {zero}")
-    )
+    negative = s.op(f"fcmp olt {kind} {y}, {zero}")
+    opposite = s.op(f"xor {flag_type(lanes)} {negative}, " + s.op(f"fcmp olt {kind} {remainder}, {zero}"))
     nonzero = s.op(f"fcmp une {kind} {remainder}, {zero}")
     lower = s.op(f"and {flag_type(lanes)} {nonzero}, {opposite}")
     whole = select(s, lower, kind, lanes, s.op(f"fsub {kind} {whole}, {constant(1.0, kind)}"), whole)

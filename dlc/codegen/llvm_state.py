@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dlc.codegen.llvm_values import Value
 from dlc.codegen.target import CpuTarget
+from dlc.errors import CompileError
 from dlc.ir.expr import Expr
 from dlc.ir.kernel import Kernel
 from dlc.ir.types import DType
@@ -54,6 +55,9 @@ class FunctionState:
         self.env: dict[str, Value] = {}
         self.memory: dict[str, Memory] = {}
         self.memo: dict[Expr, Value] = {}
+        self.reads: dict[Expr, Value] = {}
+        self.read_count = 0
+        self.write_count = 0
         self.splats: dict[tuple[str, int], str] = {}
         self.lanes = 0
         self.mask: str | None = None
@@ -93,13 +97,37 @@ class FunctionState:
         """End the block with a conditional jump on an i1."""
         self.lines.append(f"  br i1 {condition}, label %{then}, label %{otherwise}")
 
+    def buffer(self, name: str) -> Memory:
+        """Return the buffer ``name`` in scope."""
+        try:
+            return self.memory[name]
+        except KeyError:
+            raise CompileError(f"kernel {self.kernel.name}: buffer {name!r} is not defined here") from None
+
+    def bind(self, name: str, value: Value) -> None:
+        """Give a variable its value for the rest of the block."""
+        if name in self.env:  # what was remembered may depend on the shadowed variable
+            self.memo, self.reads = {}, {}
+        self.env[name] = value
+
+    def wrote(self) -> None:
+        """Forget values read from memory: something has been written."""
+        self.write_count += 1
+        self.reads = {}
+
     @contextmanager
-    def scope(self) -> Iterator[None]:
-        """Names, memoised values and splats made inside do not outlive the block."""
+    def scope(self, repeats: bool = False) -> Iterator[None]:
+        """Names, remembered values and splats made inside do not outlive the block.
+
+        ``repeats`` says that the block is a loop body, before which its own writes may have run.
+        """
         saved = self.env, self.memory, self.memo, self.splats, self.scratch_offset
+        reads, writes = self.reads, self.write_count
         self.env, self.memory = dict(self.env), dict(self.memory)
         self.memo, self.splats = dict(self.memo), dict(self.splats)
+        self.reads = {} if repeats else dict(reads)
         try:
             yield
         finally:
             self.env, self.memory, self.memo, self.splats, self.scratch_offset = saved
+            self.reads = reads if self.write_count == writes else {}

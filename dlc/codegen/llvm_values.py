@@ -9,11 +9,22 @@ and simplify division. It must not know statements.
 from __future__ import annotations
 
 from math import gcd
+from typing import Protocol
 
 from dlc.codegen.llvm_types import register_type
 from dlc.ir.types import DType, int64
 
 Bound = int | None
+
+
+class Emitter(Protocol):
+    """What values need of the function being written (``llvm_state.FunctionState``)."""
+
+    lanes: int
+    splats: dict[tuple[str, int], str]
+
+    def op(self, text: str) -> str: ...
+    def declare(self, signature: str) -> None: ...
 
 
 class Value:
@@ -25,7 +36,7 @@ class Value:
     variables and literals alone, so that its arithmetic does not overflow.
     """
 
-    __slots__ = ("text", "dtype", "lanes", "step", "low", "high", "multiple", "index")
+    __slots__ = ("dtype", "high", "index", "lanes", "low", "multiple", "step", "text")
 
     def __init__(
         self,
@@ -87,7 +98,7 @@ def iota(lanes: int, step: int, element: str) -> str:
     return "<" + ", ".join(f"{element} {lane * step}" for lane in range(lanes)) + ">"
 
 
-def materialize(s, value: Value, lanes: int) -> str:  # noqa: ANN001 - s: FunctionState, which imports this module
+def materialize(s: Emitter, value: Value, lanes: int) -> str:
     """Return ``value`` as the text of a register or literal with ``lanes`` lanes (0: a scalar)."""
     if value.lanes == lanes and not value.step:
         return value.text
@@ -105,7 +116,7 @@ def materialize(s, value: Value, lanes: int) -> str:  # noqa: ANN001 - s: Functi
     return s.op(f"add nsw {vector} {wide}, {iota(lanes, value.step, element)}")
 
 
-def splat(s, text: str, element: str, lanes: int) -> str:  # noqa: ANN001
+def splat(s: Emitter, text: str, element: str, lanes: int) -> str:
     """Return a vector with the scalar ``text`` in every lane."""
     key = (text, lanes)
     found = s.splats.get(key)
@@ -124,7 +135,7 @@ def _sum(a: Bound, b: Bound) -> Bound:
     return None if a is None or b is None else a + b
 
 
-def add(s, a: Value, b: Value) -> Value:  # noqa: ANN001
+def add(s: Emitter, a: Value, b: Value) -> Value:
     """Return a + b of two indices."""
     if a.lanes or b.lanes:
         lanes = a.lanes or b.lanes
@@ -148,7 +159,7 @@ def add(s, a: Value, b: Value) -> Value:  # noqa: ANN001
     return Value(text, int64, 0, a.step + b.step, low, high, multiple, True)
 
 
-def scale(s, a: Value, factor: int) -> Value:  # noqa: ANN001
+def scale(s: Emitter, a: Value, factor: int) -> Value:
     """Return a * factor of an index and an integer."""
     if factor == 1:
         return a
@@ -166,7 +177,7 @@ def scale(s, a: Value, factor: int) -> Value:  # noqa: ANN001
     return Value(text, int64, 0, a.step * factor, low, high, a.multiple * abs(factor), True)
 
 
-def sub(s, a: Value, b: Value) -> Value:  # noqa: ANN001
+def sub(s: Emitter, a: Value, b: Value) -> Value:
     """Return a - b of two indices."""
     if b.constant is not None:
         return add(s, a, integer(-b.constant))
@@ -182,7 +193,7 @@ def sub(s, a: Value, b: Value) -> Value:  # noqa: ANN001
     return Value(text, int64, 0, a.step - b.step, low, high, gcd(a.multiple, b.multiple), True)
 
 
-def mul(s, a: Value, b: Value) -> Value:  # noqa: ANN001
+def mul(s: Emitter, a: Value, b: Value) -> Value:
     """Return a * b of two indices."""
     if b.constant is not None:
         return scale(s, a, b.constant)
@@ -206,7 +217,7 @@ def _stays_in_block(value: Value, divisor: int, lanes: int) -> bool:
     return value.step > 0 and gcd(value.multiple, divisor) > value.step * (lanes - 1)
 
 
-def floor_div(s, a: Value, divisor: int) -> Value:  # noqa: ANN001
+def floor_div(s: Emitter, a: Value, divisor: int) -> Value:
     """Return floor(a / divisor) of an index and a positive integer."""
     if divisor == 1:
         return a
@@ -226,7 +237,7 @@ def floor_div(s, a: Value, divisor: int) -> Value:  # noqa: ANN001
     return _divide(s, a, divisor, "div", low, high, multiple)
 
 
-def floor_mod(s, a: Value, divisor: int) -> Value:  # noqa: ANN001
+def floor_mod(s: Emitter, a: Value, divisor: int) -> Value:
     """Return a mod divisor (never negative) of an index and a positive integer."""
     if divisor == 1:
         return integer(0)
@@ -247,7 +258,7 @@ def floor_mod(s, a: Value, divisor: int) -> Value:  # noqa: ANN001
     return _divide(s, a, divisor, "rem", 0, divisor - multiple, multiple)
 
 
-def _divide(s, a: Value, divisor: int, what: str, low: Bound, high: Bound, multiple: int) -> Value:  # noqa: ANN001
+def _divide(s: Emitter, a: Value, divisor: int, what: str, low: Bound, high: Bound, multiple: int) -> Value:
     lanes = s.lanes if a.varies else 0
     text = materialize(s, a, lanes)
     kind = f"<{lanes} x i64>" if lanes else "i64"
@@ -286,7 +297,7 @@ _COMPARE = {
 }
 
 
-def compare(s, op: str, a: Value, b: Value, boolean: DType) -> Value:  # noqa: ANN001
+def compare(s: Emitter, op: str, a: Value, b: Value, boolean: DType) -> Value:
     """Compare two indices; literals fold, affine sides compare in 32-bit lanes."""
     predicate, holds = _COMPARE[op]
     if a.lanes or b.lanes:

@@ -38,13 +38,18 @@ class Space(StrEnum):
 
 @dataclass(frozen=True)
 class Buffer:
-    """A flat array: parameters have ``size`` None when only a window is known (micro-kernels)."""
+    """A flat array: parameters have ``size`` None when only a window is known (micro-kernels).
+
+    ``aliases`` names a buffer that may be bound to the same memory (an in-place output and its input): the
+    kernel then reads each element of it before writing the element of the same index, in the same task.
+    """
 
     name: str
     dtype: DType
     size: int | None
     space: Space = Space.GLOBAL
     writable: bool = False
+    aliases: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,173 @@
+"""Finds out what the host CPU offers, restricts it on request, and builds LLVM target machines.
+
+It must not know kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from dlc.codegen.target import CpuTarget
+from dlc.errors import ConfigError
+
+_X86_AVX2 = (
+    *("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c"),
+    *("bmi", "bmi2", "lzcnt", "movbe"),
+)
+_X86_AVX512 = (*_X86_AVX2, "avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl")
+_X86_LEVELS: dict[str, tuple[str, ...]] = {
+    "generic": (),
+    "avx2": _X86_AVX2,
+    "avx512": _X86_AVX512,
+}
+_NEVER = ("prefer-256-bit", "64bit", "cf", "ccmp", "egpr", "ndd", "nf", "ppx", "push2pop2", "zu")
+_local = threading.local()
+
+
+def initialize() -> None:
+    """Make LLVM's native target available; safe to call often."""
+    _initialize_once()
+
+
+@lru_cache(maxsize=1)
+def _initialize_once() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
+
+
+def host_target(restriction: str = "") -> CpuTarget:
+    """Return the host as a target.
+
+    ``restriction`` is a comma list: a level (``generic``, ``avx2``, ``avx512``) that bounds the features,
+    and ``-feature`` to leave one out. Nothing is ever enabled that processor and system do not offer.
+
+    Raises:
+        ConfigError: an item is not a level or does not begin with ``-``.
+    """
+    initialize()
+    triple = llvm.get_process_triple()
+    present = _host_features()
+    is_x86 = triple.startswith("x86_64")
+    allowed = set(present)
+    for item in filter(None, (part.strip() for part in restriction.split(","))):
+        if item.startswith("-"):
+            allowed = _without(allowed, item[1:])
+        elif is_x86 and item in _X86_LEVELS:
+            allowed &= set(_X86_LEVELS[item])
+        elif item == "generic":
+            allowed = set()
+        elif item != "native":
+            levels = ", ".join((*_X86_LEVELS, "native"))
+            raise ConfigError(f"CPU features {restriction!r}: {item!r} is not one of {levels} or -<feature>")
+    if is_x86:
+        return _x86_target(triple, allowed)
+    return _other_target(triple, allowed)
+
+
+@lru_cache(maxsize=1)
+def _host_features() -> frozenset[str]:
+    """LLVM checks the operating system's support (XCR0) before it reports AVX, AVX-512 and AMX."""
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present and name not in _NEVER)
+
+
+def _without(features: set[str], name: str) -> set[str]:
+    """Drop a feature and all that LLVM would imply it from."""
+    dropped = {name}
+    if name.startswith("avx512f") or name == "avx512":
+        dropped = {f for f in features if f.startswith(("avx512", "avx10"))}
+    elif name in ("avx2", "avx"):
+        dropped = {f for f in features if f.startswith(("avx", "amx", "vaes", "vpclmul"))}
+        if name == "avx2":
+            dropped.discard("avx")
+        else:
+            dropped |= {"fma", "f16c"}
+    elif name == "fma":
+        dropped |= {f for f in features if f.startswith(("avx512", "avx10"))}
+    return features - dropped
+
+
+def _x86_target(triple: str, features: set[str]) -> CpuTarget:
+    wide = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features
+    if not wide:
+        features = {f for f in features if not f.startswith(("avx512", "avx10"))}
+    avx2 = "avx2" in features and "fma" in features
+    if not avx2:
+        features = {f for f in features if not f.startswith(("avx", "amx", "fma", "f16c", "vaes", "vpclmul"))}
+    level = "avx512" if wide else "avx2" if avx2 else "generic"
+    return CpuTarget(
+        name=f"x86-64 {level}",
+        triple=triple,
+        cpu="x86-64",
+        features=tuple(sorted(features)),
+        vector_bytes=64 if wide else 32 if avx2 else 16,
+        vector_registers=32 if wide else 16,
+        has_fma=avx2,
+        has_masks=wide,
+        **_cache_sizes(),
+    )
+
+
+def _other_target(triple: str, features: set[str]) -> CpuTarget:
+    return CpuTarget(
+        name=triple.split("-")[0],
+        triple=triple,
+        cpu="generic",
+        features=tuple(sorted(features)),
+        vector_bytes=16,
+        vector_registers=32,
+        has_fma=True,
+        has_masks=False,
+        **_cache_sizes(),
+    )
+
+
+@lru_cache(maxsize=1)
+def _cache_sizes() -> dict[str, int]:
+    """Bytes of L1 data and L2 of one core, and one core's share of L3, from sysfs; modest values where it is silent."""
+    sizes = {"l1_bytes": 32 << 10, "l2_bytes": 512 << 10, "l3_bytes": 2 << 20}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level = int((index / "level").read_text())
+            kind = (index / "type").read_text().strip()
+            size = _parse_size((index / "size").read_text().strip())
+            sharers = _count_cpus((index / "shared_cpu_list").read_text().strip())
+        except (OSError, ValueError):
+            continue
+        if kind == "Instruction" or level not in (1, 2, 3):
+            continue
+        threads = max(1, sharers)
+        sizes[f"l{level}_bytes"] = size // threads if level == 3 else size
+    # A virtual machine may report a whole package's L3 for a few cores: never count on more than this.
+    sizes["l3_bytes"] = min(sizes["l3_bytes"], 8 << 20)
+    return sizes
+
+
+def _parse_size(text: str) -> int:
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
+
+
+def _count_cpus(text: str) -> int:
+    total = 0
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        total += int(last or first) - int(first) + 1
+    return min(total, os.cpu_count() or 1)
+
+
+def target_machine(target: CpuTarget, level: int = 3) -> llvm.TargetMachine:
+    """Return this thread's LLVM target machine for ``target`` (position independent, small code model)."""
+    initialize()
+    machines: dict[tuple[CpuTarget, int], llvm.TargetMachine] = _local.__dict__.setdefault("machines", {})
+    key = (target, level)
+    if key not in machines:
+        machines[key] = llvm.Target.from_triple(target.triple).create_target_machine(
+            cpu=target.cpu, features=target.feature_string, opt=level, reloc="pic", codemodel="small", jit=True
+        )
+    return machines[key]
