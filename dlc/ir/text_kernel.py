@@ -109,51 +109,55 @@ class _Printer:
         self.names = names
         self.lines: list[str] = []
         self.temporaries = 0
-        self.spelt: dict[str, str] = {}
+        self.variables: dict[str, str] = {}
+        self.buffers: dict[str, str] = {}
+        """Names in scope -> how they are spelt; Python has no block scopes, so shadowing gets new spellings."""
 
     def text(self) -> str:
-        parameters = [f'{self.name(b.name)}: "{_describe(b)}"' for b in self.kernel.buffers]
-        parameters += [f'{self.name(v.name)}: "{v.dtype}"' for v in self.kernel.scalars]
+        parameters = [f'{self.bind(self.buffers, b.name)}: "{_describe(b)}"' for b in self.kernel.buffers]
+        parameters += [f'{self.bind(self.variables, v.name)}: "{v.dtype}"' for v in self.kernel.scalars]
         self.lines.append(f"def {self.names[self.kernel]}({', '.join(parameters)}):")
         self.block(self.kernel.body, 1)
         return "\n".join(self.lines)
 
-    def name(self, name: str) -> str:
-        spelt = self.spelt.get(name)
-        if spelt is None:
-            spelt = name if name.isidentifier() else "v_" + "".join(c if c.isalnum() else f"_{ord(c)}_" for c in name)
-            while spelt in RESERVED or spelt in self.spelt.values():
-                spelt += "_"
-            self.spelt[name] = spelt
+    def bind(self, names: dict[str, str], name: str) -> str:
+        """Spell a name that comes into scope."""
+        spelt = name if name.isidentifier() else "v_" + "".join(c if c.isalnum() else f"_{ord(c)}_" for c in name)
+        while spelt in RESERVED or spelt in self.variables.values() or spelt in self.buffers.values():
+            spelt += "_"
+        names[name] = spelt
         return spelt
+
+    def variable(self, name: str) -> str:
+        return self.variables.get(name, f"undefined_{name}")
+
+    def buffer(self, name: str) -> str:
+        return self.buffers.get(name, f"undefined_{name}")
 
     def put(self, depth: int, text: str) -> None:
         self.lines.append("    " * depth + text)
 
     def block(self, body: Iterable[Stmt], depth: int) -> None:
-        start = len(self.lines)
+        start, variables, buffers = len(self.lines), dict(self.variables), dict(self.buffers)
         for statement in body:
             self.statement(statement, depth)
         if len(self.lines) == start:
             self.put(depth, "pass")
+        self.variables, self.buffers = variables, buffers
 
     def statement(self, statement: Stmt, depth: int) -> None:
         match statement:
-            case For(var=var, extent=extent, kind=kind, body=body, active=active):
-                header = self.expr(extent, depth)
-                if active is not None:
-                    header += f", lambda {self.name(var.name)}: {_Lazy(self).show(active)}"
-                wrapper = "range" if kind is LoopKind.SERIAL else kind.value
-                self.put(depth, f"for {self.name(var.name)} in {wrapper}({header}):")
-                self.block(body, depth + 1)
+            case For():
+                self.loop(statement, depth)
             case Let(var=var, value=value):
                 text = self.expr(value, depth)
-                self.put(depth, f"{self.name(var.name)} = {text}")
+                self.put(depth, f"{self.bind(self.variables, var.name)} = {text}")
             case Alloc(buffer=buffer):
-                self.put(depth, f"{self.name(buffer.name)} = {buffer.space.value}({buffer.dtype}, {buffer.size})")
+                spelt = self.bind(self.buffers, buffer.name)
+                self.put(depth, f"{spelt} = {buffer.space.value}({buffer.dtype}, {buffer.size})")
             case Store(buffer=buffer, index=index, value=value):
                 at, text = self.expr(index, depth), self.expr(value, depth)
-                self.put(depth, f"{self.name(buffer)}[{at}] = {text}")
+                self.put(depth, f"{self.buffer(buffer)}[{at}] = {text}")
             case Accumulate():
                 self.accumulate(statement, depth)
             case If(condition=condition, then=then, otherwise=otherwise):
@@ -163,18 +167,29 @@ class _Printer:
                     self.put(depth, "else:")
                     self.block(otherwise, depth + 1)
             case Call(kernel=kernel, windows=windows, scalars=scalars):
-                arguments = [f"window({self.name(w.buffer)}, {self.expr(w.offset, depth)})" for w in windows]
+                arguments = [f"window({self.buffer(w.buffer)}, {self.expr(w.offset, depth)})" for w in windows]
                 arguments += [self.expr(scalar, depth) for scalar in scalars]
                 self.put(depth, f"{self.names[kernel]}({', '.join(arguments)})")
             case Prefetch(buffer=buffer, index=index):
-                self.put(depth, f"prefetch({self.name(buffer)}, {self.expr(index, depth)})")
+                self.put(depth, f"prefetch({self.buffer(buffer)}, {self.expr(index, depth)})")
             case Barrier():
                 self.put(depth, "barrier()")
             case _:
                 raise DlcError(f"kernel {self.kernel.name}: {type(statement).__name__} is not a statement")
 
+    def loop(self, loop: For, depth: int) -> None:
+        header = self.expr(loop.extent, depth)
+        saved = dict(self.variables)
+        name = self.bind(self.variables, loop.var.name)
+        if loop.active is not None:
+            header += f", lambda {name}: {_Lazy(self).show(loop.active)}"
+        wrapper = "range" if loop.kind is LoopKind.SERIAL else loop.kind.value
+        self.put(depth, f"for {name} in {wrapper}({header}):")
+        self.block(loop.body, depth + 1)
+        self.variables = saved
+
     def accumulate(self, statement: Accumulate, depth: int) -> None:
-        target = f"{self.name(statement.buffer)}[{self.expr(statement.index, depth)}]"
+        target = f"{self.buffer(statement.buffer)}[{self.expr(statement.index, depth)}]"
         value = statement.value
         if statement.op == "fma":
             if not (isinstance(value, Apply) and value.op == "mul"):
@@ -191,10 +206,9 @@ class _Printer:
         lazy = _Lazy(self)
         for root, eager in lazy.cuts(expr):
             name = f"t{self.temporaries}"
-            while name in self.spelt.values():
-                self.temporaries += 1
-                name = f"t{self.temporaries}"
             self.temporaries += 1
+            while name in self.variables.values() or name in self.buffers.values():
+                name += "_"
             self.put(depth, f"{name} = {'' if eager else 'lambda: '}{lazy.show(root)}")
             lazy.named[root] = name if eager else f"{name}()"
         return lazy.show(expr)
@@ -239,11 +253,11 @@ class _Lazy:
             case Const(value=value, dtype=dtype):
                 return _literal(value, dtype)
             case Var(name=name):
-                return self.printer.name(name)
+                return self.printer.variable(name)
             case Load(buffer=buffer, index=index):
-                return f"{self.printer.name(buffer)}[{self.bare(index)}]"
+                return f"{self.printer.buffer(buffer)}[{self.bare(index)}]"
             case Horizontal(op=op, buffer=buffer, index=index, width=width):
-                return f"horizontal({op}, {self.printer.name(buffer)}, {self.bare(index)}, {width})"
+                return f"horizontal({op}, {self.printer.buffer(buffer)}, {self.bare(index)}, {width})"
             case Apply(op="select", args=(condition, a, b)):
                 return f"({self.show(a)} if {self.show(condition)} else {self.show(b)})"
             case Apply(op="cast", args=(x,), dtype=dtype):
