@@ -112,16 +112,7 @@ class Assembler:
         """Add the kernel calls of a lowered node, each at the level of its operands."""
         results: dict[tuple[OperandKind, int], View] = {}
         types = {OperandKind.OUTPUT: node.output_types, OperandKind.TEMPORARY: lowered.temporaries}
-        for call in lowered.calls:
-            level = LOAD_LEVEL
-            for operand, parameter in zip(call.operands, call.kernel.buffers, strict=True):
-                key = (operand.kind, operand.index)
-                if operand.kind is OperandKind.INPUT:
-                    level = max(level, self.level_of(operands[operand.index]))
-                elif key in results:
-                    level = max(level, self.levels[results[key].buffer])
-                elif not parameter.writable:
-                    raise CompileError(f"{node!r}: a kernel reads a temporary that none has written")
+        for call, level in zip(lowered.calls, self.call_levels(node, operands, lowered), strict=True):
             views = []
             for operand in call.operands:
                 key = (operand.kind, operand.index)
@@ -131,7 +122,6 @@ class Assembler:
                 if key not in results:
                     type_ = types[operand.kind][operand.index]
                     results[key] = self.buffer(SlotKind.ARENA, node.label, type_, level)
-                self.levels[results[key].buffer] = max(self.levels[results[key].buffer], level)
                 views.append(results[key])
             places = {(o.kind, o.index): p for p, o in enumerate(call.operands)}
             pairs = [((OperandKind.OUTPUT, o), (OperandKind.INPUT, i)) for o, i in lowered.in_place]
@@ -145,6 +135,27 @@ class Assembler:
                 raise CompileError(f"{node!r}: no kernel writes result {k}")
             results[OperandKind.OUTPUT, k] = self.buffer(SlotKind.ARENA, node.label, node.outputs[k].type, LOAD_LEVEL)
         return [results[OperandKind.OUTPUT, k] for k in range(len(node.outputs))]
+
+    def call_levels(self, node: Node, operands: Sequence[View], lowered: Lowered) -> list[int]:
+        """Return the level of each call: that of its operands, and one for all calls that write the same buffer."""
+        known: dict[tuple[OperandKind, int], int] = {}
+        levels = [LOAD_LEVEL] * len(lowered.calls)
+        changed = True
+        while changed:
+            changed = False
+            for number, call in enumerate(lowered.calls):
+                level = levels[number]
+                for operand in call.operands:
+                    if operand.kind is OperandKind.INPUT:
+                        level = max(level, self.level_of(operands[operand.index]))
+                    else:
+                        level = max(level, known.get((operand.kind, operand.index), LOAD_LEVEL))
+                for operand, parameter in zip(call.operands, call.kernel.buffers, strict=True):
+                    if parameter.writable:
+                        known[operand.kind, operand.index] = level
+                changed = changed or level != levels[number]
+                levels[number] = level
+        return levels
 
     def add_copy(self, source: View, target: View, type_: TensorType, level: int, label: str) -> None:
         """Copy ``source`` to ``target`` at ``level``."""

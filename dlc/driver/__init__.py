@@ -1,0 +1,1 @@
+"""The driver layer: where passes, code generation and runtime meet."""

@@ -1,0 +1,94 @@
+"""Options of a compilation, checked and completed from the configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlc import config
+from dlc.errors import CompileError, InputError
+from dlc.ir.dims import Dim, SymbolicDim, bind_dim, symbols_of
+from dlc.ir.graph import Graph, Role
+from dlc.ir.opdef import Mode
+
+PRECISIONS = ("float32",)
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything but the graph that decides what is compiled."""
+
+    mode: Mode
+    device: str
+    precision: str
+    threads: int
+    features: str
+    fold_limit: int
+    verify: int
+    dump: Path | None
+
+    @staticmethod
+    def make(
+        mode: Mode, device: str, precision: str, threads: int | None, dump: str | Path | None = None
+    ) -> CompileOptions:
+        """Check what the caller gave and take the rest from the configuration; CompileError for what dlc lacks."""
+        if device != "cpu":
+            known = re.fullmatch(r"cuda(:\d+)?", device)
+            reason = "this build compiles for cpu only" if known else "devices are 'cpu'"
+            raise CompileError(f"device {device!r} is not available: {reason}; pass device='cpu'")
+        if precision not in PRECISIONS:
+            raise CompileError(f"precision {precision!r} is not available; use one of {', '.join(PRECISIONS)}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise CompileError(f"threads={threads} is outside 1 .. 1024")
+        return CompileOptions(
+            mode=mode,
+            device=device,
+            precision=precision,
+            threads=threads or config.num_threads(),
+            features=config.cpu_features(),
+            fold_limit=config.fold_limit(),
+            verify=config.verify_level(),
+            dump=Path(dump) if dump is not None else config.dump_dir(),
+        )
+
+
+def graph_symbols(graph: Graph) -> list[str]:
+    """Return the names of the symbols in the graph's inputs, in order of appearance."""
+    names: dict[str, None] = {}
+    for value in graph.inputs:
+        for dim in value.type.shape:
+            if isinstance(dim, SymbolicDim):
+                names.update(dict.fromkeys(sorted(symbols_of(dim))))
+    return list(names)
+
+
+def binding_from_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the value of each symbol that ``shapes`` (input name -> extents) fixes.
+
+    Raises InputError for an unknown input, a wrong rank, a known extent that differs, or extents that contradict
+    each other. A lone symbol is read off; an expression of symbols must agree with what the others fix.
+    """
+    binding: dict[str, int] = {}
+    pending: list[tuple[str, Dim, int]] = []
+    for name, shape in shapes.items():
+        known = [s.name for s in graph.signature.inputs if s.role in (Role.DATA, Role.TARGET)]
+        if name not in known:
+            raise InputError(f"shapes names the input {name!r}; graph {graph.name!r} has {', '.join(known) or 'none'}")
+        declared = graph.input(name).type.shape
+        if len(declared) != len(shape):
+            raise InputError(f"shapes gives {list(shape)} for input {name!r}, which has shape {list(declared)}")
+        pending += [(name, dim, int(extent)) for dim, extent in zip(declared, shape, strict=True)]
+    for name, dim, extent in pending:
+        if extent < 0:
+            raise InputError(f"shapes gives the negative extent {extent} for input {name!r}")
+        if isinstance(dim, SymbolicDim) and len(symbols_of(dim)) == 1 and str(dim).isidentifier():
+            symbol = str(dim)
+            if binding.setdefault(symbol, extent) != extent:
+                raise InputError(f"shapes binds {symbol!r} to {binding[symbol]} and, for input {name!r}, to {extent}")
+    for name, dim, extent in pending:
+        value = bind_dim(dim, binding)
+        if isinstance(value, int) and value != extent:
+            raise InputError(f"shapes gives extent {extent} for {dim} of input {name!r}, which is {value}")
+    return binding

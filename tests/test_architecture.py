@@ -1,0 +1,135 @@
+"""Holds the layout: who may import whom, which file may name which package, how long files are."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*(p for p in (ROOT / "dlc").rglob("*.py") if "frontends" not in p.parts[len(ROOT.parts) + 1 :]),
+                  *(ROOT / "frontends").rglob("*.py")])
+
+# Layer -> layers it may import. Frontends see the ir only; the driver sees all; facade and cli see the driver.
+ALLOWED = {
+    "errors": set(),
+    "config": {"errors"},
+    "ir": {"errors", "config"},
+    "passes": {"errors", "config", "ir"},
+    "codegen": {"errors", "config", "ir"},
+    "runtime": {"errors", "config", "ir"},
+    "frontends": {"errors", "config", "ir"},
+    "driver": {"errors", "config", "ir", "passes", "codegen", "runtime"},
+    "training": {"errors", "config", "ir", "passes", "codegen", "runtime", "driver", "frontends"},
+    "facade": {"errors", "config", "ir", "passes", "codegen", "runtime", "driver", "frontends", "training"},
+    "cli": {"errors", "config", "ir", "passes", "codegen", "runtime", "driver", "frontends", "training", "facade"},
+    "__init__": {"errors", "config", "facade"},
+    "__main__": {"cli"},
+}  # fmt: skip
+OWNERS = {"llvmlite": ("dlc/codegen/llvm",), "onnx": ("frontends/onnx/",), "numba": ("dlc/codegen/cuda", "dlc/runtime/cuda")}
+# Optional dependencies and lazy loading, each at its one named place.
+LOCAL_IMPORTS_ALLOWED = {"dlc/cli/optional.py"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def layer_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    if parts[0] == "frontends":
+        return "frontends"
+    return parts[1] if len(parts) > 2 else parts[1].removesuffix(".py")
+
+
+def imported_modules(tree: ast.AST) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            module = node.module or ""
+            if module == "dlc":
+                found += [(node.lineno, f"dlc.{alias.name}") for alias in node.names]
+            else:
+                found.append((node.lineno, module))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_follow_the_layers(path):
+    layer = layer_of(path)
+    for line, module in imported_modules(ast.parse(path.read_text())):
+        if module.startswith("dlc."):
+            other = module.split(".")[1]
+            if other in ("__version__",):
+                continue
+            assert other == layer or other in ALLOWED[layer], f"{name_of(path)}:{line}: {layer} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_only_owners_name_foreign_packages(path):
+    for line, module in imported_modules(ast.parse(path.read_text())):
+        owners = OWNERS.get(module.split(".")[0])
+        assert owners is None or name_of(path).startswith(owners), f"{name_of(path)}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_imports_inside_functions(path):
+    if name_of(path) in LOCAL_IMPORTS_ALLOWED:
+        return
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                assert not isinstance(node, ast.Import | ast.ImportFrom), f"{name_of(path)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_stay_short_and_open_with_a_docstring(path):
+    text = path.read_text()
+    assert text.count("\n") <= 600, f"{name_of(path)} has {text.count(chr(10))} lines"
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{name_of(path)} has no module docstring"
+
+
+def test_nothing_is_pickled():
+    for path in SOURCES:
+        for line, module in imported_modules(ast.parse(path.read_text())):
+            assert module.split(".")[0] not in ("pickle", "marshal", "shelve", "dill"), f"{name_of(path)}:{line}"
+
+
+def test_no_import_cycles():
+    modules = {}
+    for path in SOURCES:
+        parts = list(path.relative_to(ROOT).with_suffix("").parts)
+        if parts[0] == "frontends":
+            parts.insert(0, "dlc")
+        if parts[-1] == "__init__":
+            parts.pop()
+        modules[".".join(parts)] = path
+    edges = {}
+    for name, path in modules.items():
+        tree = ast.parse(path.read_text())
+        guarded = {id(n) for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+                   for n in ast.walk(block)}  # fmt: skip
+        targets = set()
+        for node in ast.walk(tree):
+            if id(node) in guarded or not isinstance(node, ast.ImportFrom):
+                continue
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                targets.add(full if full in modules else node.module)
+        edges[name] = {t for t in targets if t in modules and t != name}
+    done, path_now = set(), []
+
+    def visit(name):
+        if name in done:
+            return
+        assert name not in path_now, f"import cycle: {' -> '.join([*path_now[path_now.index(name):], name])}"
+        path_now.append(name)
+        for target in sorted(edges[name]):
+            visit(target)
+        path_now.pop()
+        done.add(name)
+
+    for name in sorted(modules):
+        visit(name)
