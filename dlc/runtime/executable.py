@@ -147,14 +147,14 @@ class Executable:
         if self._closed:
             raise DlcError("this executable was closed; compile the graph again")
         if len(feeds) != len(self._input_slots):
-            _check_names(feeds, self.inputs)
+            check_names(feeds, self.inputs)
         bases = self._bases.copy()
         kept = []
         for index, name, type_, shape, dtype in self._input_slots:
             try:
                 array = feeds[name]
             except KeyError:
-                _check_names(feeds, self.inputs)
+                check_names(feeds, self.inputs)
                 raise
             if not (
                 type(array) is np.ndarray
@@ -205,6 +205,11 @@ class Executable:
             arena=self.plan.arena_bytes,
             arenas=self._arena_count,
         )
+
+    def take_turns(self, turn: Turn) -> None:
+        """Make runs that update state take ``turn``, shared with other executables of the same state."""
+        if self._turn is not None:
+            self._turn = turn
 
     def timed_program(self, timing: np.ndarray) -> Program:
         """Return a program of the same plan that records nanoseconds, calls and start per step in ``timing``."""
@@ -260,7 +265,7 @@ def _placed(plan: Plan, kind: SlotKind, arrays: Mapping[str, np.ndarray]) -> dic
     return placed
 
 
-def _check_names(feeds: Mapping[str, object], ports: Sequence[Port]) -> None:
+def check_names(feeds: Mapping[str, object], ports: Sequence[Port]) -> None:
     """Raise InputError if names are missing or unknown, with the nearest names."""
     names = [port.name for port in ports]
     missing = [str(port) for port in ports if port.name not in feeds]
