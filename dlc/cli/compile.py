@@ -1,0 +1,46 @@
+"""``dlc compile``: compile a model and say what was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dlc.cli.common import console, count_text, find_model, model_options, parse_shapes, size_text, table, write_json
+from dlc.facade import compile as compile_model
+
+
+@click.command("compile")
+@model_options
+@click.option("--dump", type=click.Path(path_type=Path, file_okay=False), help="Folder for numbered graphs, kernels, LLVM and assembly.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON ('-': standard output).")
+def command(model: str, shape_texts: tuple[str, ...], threads: int | None, seed: int, dump: Path | None, json_path: str | None) -> None:
+    """Compile MODEL; show phase times, code size and predicted peak memory. The result stays in the code cache."""
+    found = find_model(model, parse_shapes(shape_texts), seed)
+    report = compile_model(found.graph, threads=threads, dump=dump).report
+    facts = {
+        "model": found.name,
+        "cache": report.cache,
+        "phases_ms": {name: round(ms, 2) for name, ms in report.phases.items()},
+        "total_ms": round(report.total_milliseconds, 2),
+        "kernels": report.kernels,
+        "steps": report.steps,
+        "flops": report.flops,
+        "code_bytes": report.code_bytes,
+        "constant_bytes": report.constant_bytes,
+        "arena_bytes": report.arena_bytes,
+        "peak_bytes": report.peak_bytes,
+        "live_at_peak": report.peak,
+    }
+    if json_path != "-":
+        rows = [[f"{name}", f"{ms:.1f} ms"] for name, ms in report.phases.items()]
+        rows += [["total", f"{report.total_milliseconds:.1f} ms (cache {report.cache})"]]
+        rows += [["kernels", f"{report.kernels} distinct, {report.steps} steps"], ["code", size_text(report.code_bytes)]]
+        rows += [["FLOPs per run", count_text(report.flops)]]
+        rows += [["peak memory", f"{size_text(report.peak_bytes)} = {size_text(report.constant_bytes)} constants + {size_text(report.arena_bytes)} arena"]]
+        table(f"compiled {found.name}", ["phase", "value"], rows)
+        if report.peak:
+            console.print("live at the arena's peak: " + ", ".join(report.peak), highlight=False)
+        if dump is not None:
+            console.print(f"graphs, kernels, LLVM and assembly are in {dump}")
+    write_json(json_path, facts)
