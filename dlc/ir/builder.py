@@ -62,6 +62,18 @@ class Builder:
         self._origins: tuple[Origin, ...] = ()
         self._names: set[str] = set()
 
+    @classmethod
+    def reopen(cls, graph: Graph) -> Builder:
+        """Return a builder that continues ``graph``: the same values, with room for more inputs, nodes and outputs."""
+        builder = cls(graph.name)
+        builder.inputs = list(graph.inputs)
+        builder.nodes = list(graph.nodes)
+        builder._specs = list(graph.signature.inputs)
+        builder._names = {spec.name for spec in builder._specs}
+        builder._outputs = list(zip(graph.signature.outputs, graph.outputs, strict=True))
+        builder._replacements = {s.name: s.replaced_by for s in builder._specs if s.replaced_by is not None}
+        return builder
+
     # -- inputs, outputs, origins ------------------------------------------------
 
     def input(
