@@ -80,8 +80,8 @@ def contract_evaluate(attributes: Attributes, lhs: np.ndarray, rhs: np.ndarray) 
     shape = group_shape(spec.output, extents)
     if lhs.size == 0 or rhs.size == 0 or 0 in extents.values():
         return np.zeros(shape, lhs.dtype)
-    left, left_names = _view(np.ascontiguousarray(lhs), spec.lhs, extents)
-    right, right_names = _view(np.ascontiguousarray(rhs), spec.rhs, extents)
+    left, left_names = _view(np.asarray(lhs, order="C"), spec.lhs, extents)
+    right, right_names = _view(np.asarray(rhs, order="C"), spec.rhs, extents)
     number = {axis: position for position, axis in enumerate(spec.axes)}
     wide = lhs.dtype if lhs.dtype.kind in "iuc" or lhs.dtype.itemsize >= 4 else np.dtype(np.float32)
     result = np.einsum(
