@@ -21,7 +21,7 @@ from dlc.ir.interpret import interpret as interpret_graph
 from dlc.ir.opdef import Mode
 from dlc.passes.autodiff import grad as grad_graph
 from dlc.runtime.executable import Executable
-from dlc.runtime.specialise import Specialised
+from dlc.runtime.specialise import SpecialisingExecutable
 from dlc.training import TrainingStep, compile_training
 
 __all__ = [
@@ -68,7 +68,7 @@ def compile(
     threads: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dump: str | Path | None = None,
-) -> Executable | Specialised:
+) -> Executable | SpecialisingExecutable:
     """Compile a graph for inference.
 
     Args:

@@ -36,8 +36,18 @@ class Artifact:
         return sum(map(len, self.objects))
 
 
-def make_executable(artifact: Artifact, graph: Graph, inputs: tuple[Port, ...], outputs: tuple[Port, ...], threads: int) -> Executable:
-    """Load the code, run the load plan on the graph's initial arrays, and bind the rest."""
+def make_executable(
+    artifact: Artifact,
+    graph: Graph,
+    inputs: tuple[Port, ...],
+    outputs: tuple[Port, ...],
+    threads: int,
+    state: Mapping[str, np.ndarray],
+) -> Executable:
+    """Load the code, run the load plan on the graph's initial arrays, and bind the rest.
+
+    ``state`` holds the arrays that runs update in place; they are used as they are, not copied.
+    """
     native = native_runtime()
     code = load_objects(artifact.objects)
     arrays: dict[str, np.ndarray] = dict(artifact.literals)
@@ -63,7 +73,7 @@ def make_executable(artifact: Artifact, graph: Graph, inputs: tuple[Port, ...], 
         code,
         native,
         constants={name: prepared[name] if name in prepared else arrays[name] for name in main_constants},
-        state={name: arrays[name] for name in states},
+        state={name: state[name] for name in states},
         threads=threads,
         scratch_bytes=artifact.scratch_bytes,
         inputs=inputs,

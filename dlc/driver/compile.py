@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from dlc.codegen.copy import copy_kernel
 from dlc.codegen.llvm_target import host_target
 from dlc.codegen.lower import lower
@@ -15,29 +17,25 @@ from dlc.driver.assemble import Assembled, assemble
 from dlc.driver.native import KernelSet, assembly_of, compile_kernels, describe
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.driver.report import CompileReport
-from dlc.ir.graph import Graph, Node, Role, Signature
+from dlc.errors import CompileError
+from dlc.ir.graph import Graph, Node, Role
+from dlc.ir.kernel import Kernel
 from dlc.ir.lowering import Lowered
 from dlc.ir.opdef import Mode
-from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan
+from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, SlotKind
 from dlc.ir.types import DType
 from dlc.passes.bind import bind
 from dlc.passes.fuse import fuse
-from dlc.passes.hoist import split
+from dlc.passes.fold import FoldOptions, fold
+from dlc.passes.hoist import lift_constants, split
 from dlc.passes.manager import Instruments, Pass, run_pipeline
 from dlc.passes.memory import plan_memory
-from dlc.passes.pipeline import pipeline
+from dlc.passes.pipeline import INFERENCE, TRAINING
+from dlc.runtime.buffers import aligned
 from dlc.runtime.executable import Executable, Port
-from dlc.runtime.specialise import Specialised
+from dlc.runtime.specialise import SpecialisingExecutable
 
-
-def inference_form(graph: Graph) -> Graph:
-    """Drop the updates of state: only the results stay outputs, and nothing is replaced."""
-    results = set(graph.signature.results)
-    if len(results) == len(graph.outputs):
-        return graph
-    kept = [(v, n) for v, n in zip(graph.outputs, graph.signature.outputs, strict=True) if n in results]
-    specs = tuple(replace(s, replaced_by=None) for s in graph.signature.inputs)
-    return replace(graph, outputs=tuple(v for v, _ in kept), signature=Signature(specs, tuple(n for _, n in kept)))
+FUSION = (Pass("fuse", fuse),)
 
 
 def ports(graph: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
@@ -56,29 +54,43 @@ def compile_graph(
     threads: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dump: str | Path | None = None,
-) -> Executable | Specialised:
+) -> Executable | SpecialisingExecutable:
     """Compile ``graph``. With symbols left unbound by ``shapes``, code is made per concrete shape when first run.
 
     Raises CompileError naming the node that cannot be compiled, InputError for shapes that do not fit.
     """
     options = CompileOptions.make(mode, device, precision, threads, dump)
-    if mode is Mode.INFERENCE:
-        graph = inference_form(graph)
     binding = binding_from_shapes(graph, shapes or {})
     missing = [name for name in graph_symbols(graph) if name not in binding]
+    state = initial_state(graph) if mode is Mode.TRAINING else {}
     if not missing:
-        return compile_bound(bind(graph, binding) if binding else graph, options)
-    fed, returned = ports(graph)
-    return Specialised(fed, returned, lambda values: compile_bound(bind(graph, {**binding, **values}), options))
+        return compile_bound(bind(graph, binding) if binding else graph, options, state)
+
+    def compile_for(values: Mapping[str, int]) -> Executable:
+        return compile_bound(bind(graph, {**binding, **values}), options, state)
+
+    return SpecialisingExecutable(*ports(graph), compile_for)
 
 
-def compile_bound(graph: Graph, options: CompileOptions) -> Executable:
-    """Compile a graph without symbols; the executable's ``report`` says what was done."""
+def initial_state(graph: Graph) -> dict[str, np.ndarray]:
+    """Return copies of the initial arrays of all inputs that a run replaces; executables share and update them."""
+    replaced = [s for s in graph.signature.inputs if s.replaced_by is not None]
+    missing = [s.name for s in replaced if s.initial is None]
+    if missing:
+        raise CompileError(f"graph {graph.name!r} updates {', '.join(missing)} but gives no initial values for them")
+    return {s.name: aligned(np.array(s.initial, order="C", copy=True)) for s in replaced}
+
+
+def compile_bound(graph: Graph, options: CompileOptions, state: Mapping[str, np.ndarray]) -> Executable:
+    """Compile a graph without symbols; the executable's ``report`` says what was done.
+
+    ``state`` holds the arrays that runs update in place, by input name.
+    """
     report = CompileReport()
     target = host_target(options.features)
     artifact = build_artifact(graph, options, target, report)
     with report.phase("load"):
-        executable = make_executable(artifact, graph, *ports(graph), options.threads)
+        executable = make_executable(artifact, graph, *ports(graph), options.threads, state)
     memory = executable.memory
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)
@@ -88,33 +100,37 @@ def compile_bound(graph: Graph, options: CompileOptions) -> Executable:
     return executable
 
 
-def optimise(graph: Graph, options: CompileOptions) -> tuple[Graph, Graph]:
-    """Run the passes; return the graph of what runs once at load, and the graph of what runs each time."""
+def pipeline(options: CompileOptions) -> list[Pass]:
+    """Return the passes of the mode, with the options that the caller chose."""
+    passes = INFERENCE if options.mode is Mode.INFERENCE else TRAINING
+    return [replace(p, options=FoldOptions(max_bytes=options.fold_limit)) if p.function is fold else p for p in passes]
+
+
+def optimise(graph: Graph, options: CompileOptions) -> tuple[Graph | None, Graph]:
+    """Run the passes; return the graph of what runs once at load, if any, and the graph of what runs each time."""
     instruments = Instruments(verify=options.verify, dump=options.dump)
-    graph, _ = run_pipeline(graph, pipeline(options.mode, options.fold_limit), instruments)
-    load, main = split(graph)
-    inner = replace(instruments, dump=None)
-    if load.nodes:
-        load, _ = run_pipeline(load, [Pass("fuse", fuse)], inner)
-    if options.dump is not None:
-        inner = replace(inner, dump=options.dump / "fused")
-    main, _ = run_pipeline(main, [Pass("fuse", fuse)], inner)
+    graph, _ = run_pipeline(graph, pipeline(options), instruments)
+    halves = split(lift_constants(graph), options.mode)
+    quiet = replace(instruments, dump=None)
+    load = run_pipeline(halves.init, FUSION, quiet)[0] if halves.init is not None else None
+    dump = options.dump / "fused" if options.dump is not None else None
+    main, _ = run_pipeline(halves.main, FUSION, replace(instruments, dump=dump))
     return load, main
 
 
-def assemble_graphs(load: Graph, main: Graph, target: CpuTarget, threads: int) -> Assembled:
+def assemble_graphs(load: Graph | None, main: Graph, target: CpuTarget, threads: int) -> Assembled:
     """Lower every node and assemble the programs."""
-    copies: dict[tuple[DType, int], object] = {}
+    copies: dict[tuple[DType, int], Kernel] = {}
 
     def lowered(node: Node) -> Lowered:
         return lower(node, target, threads)
 
-    def copy(dtype: DType, size: int):
+    def copy(dtype: DType, size: int) -> Kernel:
         if (dtype, size) not in copies:
             copies[dtype, size] = copy_kernel(dtype, size, target)
         return copies[dtype, size]
 
-    return assemble(load if load.nodes else None, main, lowered, copy)
+    return assemble(load, main, lowered, copy)
 
 
 def build_artifact(graph: Graph, options: CompileOptions, target: CpuTarget, report: CompileReport) -> Artifact:
@@ -167,3 +183,17 @@ def _dump(
     for number, text in enumerate(modules):
         (folder / f"module-{number}.ll").write_text(text, encoding="utf-8")
     (folder / "assembly.s").write_text(assembly_of(modules, target), encoding="utf-8")
+
+
+def predict_memory(graph: Graph, threads: int | None = None) -> CompileReport:
+    """Plan a bound inference graph without generating code; the report holds sizes, FLOPs and what is live at the peak."""
+    options = CompileOptions.make(Mode.INFERENCE, "cpu", "float32", threads)
+    target = host_target(options.features)
+    report = CompileReport()
+    with report.phase("plan"):
+        assembled = assemble_graphs(*optimise(graph, options), target, options.threads)
+        plan = plan_memory(assembled.main, lambda kernel: kernel.name)
+    report.arena_bytes, report.peak, report.flops = plan.arena_bytes, plan.peak, plan_flops(plan)
+    report.constant_bytes = sum(s.nbytes for s in plan.slots if s.kind is SlotKind.CONSTANT)
+    report.steps = sum(isinstance(s, KernelStep) for s in plan.steps)
+    return report

@@ -1,0 +1,84 @@
+"""A benchmark's worker process: one contender, asked over standard input, answering in JSON lines."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlc.cli.common import find_model
+from dlc.cli.contenders import PEERS, Contender, Dlc
+
+
+def resident_bytes() -> int:
+    """Return the resident set size of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def read_feeds(path: str) -> list[dict[str, np.ndarray]]:
+    """Read the numbered sets of inputs that the parent wrote: ``<set>/<input name>``."""
+    sets: dict[int, dict[str, np.ndarray]] = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for key in archive.files:
+            number, _, name = key.partition("/")
+            sets.setdefault(int(number), {})[name] = archive[key]
+    return [sets[number] for number in sorted(sets)]
+
+
+def answer(**facts: Any) -> None:
+    """Write one line to the parent."""
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def main(request: dict[str, Any]) -> None:
+    """Set up the contender, then serve ``run``, ``outputs`` and ``stop``."""
+    feeds = read_feeds(request["inputs"])
+    idle = resident_bytes()
+    begin = time.perf_counter()
+    if request["contender"] == "dlc":
+        shapes = {name: tuple(shape) for name, shape in request["shapes"].items()}
+        model = find_model(request["model"], shapes, request["seed"])
+        contender: Contender = Dlc(model.graph, request["threads"])
+        del model
+    else:
+        contender = PEERS[request["contender"]](Path(request["model"]), request["threads"])
+    setup = time.perf_counter() - begin
+    contender.run(feeds[0])
+    answer(setup_ms=setup * 1e3, first_answer_ms=(time.time() - request["spawned"]) * 1e3, settings=contender.settings)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "run" in order:
+            answer(times=measure(contender, feeds, order["run"]))
+        elif "outputs" in order:
+            np.savez(order["outputs"], **contender.run(feeds[0]))
+            answer(done=True)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            answer(peak_bytes=peak, steady_bytes=resident_bytes(), idle_bytes=idle)
+            return
+
+
+def measure(contender: Contender, feeds: list[dict[str, np.ndarray]], seconds: float) -> list[float]:
+    """Run for ``seconds``, at least three times, after one uncounted run; return milliseconds of each run."""
+    contender.run(feeds[0])
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < deadline:
+        fed = feeds[len(times) % len(feeds)]
+        begin = time.perf_counter()
+        contender.run(fed)
+        times.append((time.perf_counter() - begin) * 1e3)
+    return times
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
