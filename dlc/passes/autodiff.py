@@ -6,29 +6,15 @@ A value that does not influence the result has a zero gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dlc.errors import GraphError, NotDifferentiableError
 from dlc.ir.builder import Builder
 from dlc.ir.graph import Graph, Node, Origin, Phase, Value
 from dlc.ir.opdef import Mode, NotDifferentiable, Trait
+from dlc.passes.activity import active_values
+from dlc.passes.autodiff_regions import REGION_GRADIENTS, Gradients
 from dlc.passes.expand import ExpandOptions, expand, expand_node
-
-Gradients = Sequence[Value | None]
-RegionVjp = Callable[[Builder, int, Gradients, set[Value], Mode], Gradients]
-"""(builder, position of the node in it, cotangents, active values, mode) -> gradients of the operands."""
-
-REGION_RULES: dict[str, RegionVjp] = {}
-
-
-def region_rule(op: str) -> Callable[[RegionVjp], RegionVjp]:
-    """Make a function the gradient of the region op named ``op``."""
-
-    def register(function: RegionVjp) -> RegionVjp:
-        REGION_RULES[op] = function
-        return function
-
-    return register
 
 
 def grad(graph: Graph, of: str, wrt: Sequence[str], mode: Mode = Mode.TRAINING) -> Graph:
@@ -106,20 +92,15 @@ def backward(
     return cotangents
 
 
-def active_values(nodes: Sequence[Node], wrt: Sequence[Value]) -> set[Value]:
-    """Return the float values that depend on ``wrt`` through float values."""
-    active = set(wrt)
-    for node in nodes:
-        if any(v in active for v in node.inputs):
-            active.update(v for v in node.outputs if v.type.dtype.is_float)
-    return active
-
-
 def node_gradients(builder: Builder, position: int, cotangents: Gradients, active: set[Value], mode: Mode) -> Gradients:
     """Emit the gradients of one node's operands by its rule, its region rule, or its expansion."""
     node = builder.nodes[position]
-    if node.op.region and node.op.name in REGION_RULES:
-        return REGION_RULES[node.op.name](builder, position, cotangents, active, mode)
+    if node.op.region and node.op.name in REGION_GRADIENTS:
+
+        def sweep(inner: Builder, first: int, last: int, seeds: dict[Value, Value], wrt: Sequence[Value]) -> dict:
+            return backward(inner, first, last, seeds, wrt, mode)
+
+        return REGION_GRADIENTS[node.op.name](builder, position, cotangents, active, sweep)
     if isinstance(node.op.vjp, NotDifferentiable) or node.op.region:
         reached = ", ".join(str(v.type) for v in node.inputs if v in active)
         raise NotDifferentiableError(
@@ -148,4 +129,3 @@ def _once_each(operands: Sequence[Value], found: dict[Value, Value]) -> Gradient
         result.append(None if value in seen else found.get(value))
         seen.add(value)
     return result
-
