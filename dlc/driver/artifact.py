@@ -6,12 +6,13 @@ name when the executable is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from dlc.codegen.llvm_jit import load_objects
+from dlc.codegen.target import CpuTarget
 from dlc.driver.native import native_runtime
 from dlc.ir.graph import Graph
 from dlc.ir.plan import Plan, SlotKind
@@ -43,12 +44,14 @@ def make_executable(
     outputs: tuple[Port, ...],
     threads: int,
     state: Mapping[str, np.ndarray],
+    compile_text: Callable[[str, CpuTarget], bytes],
 ) -> Executable:
     """Load the code, run the load plan on the graph's initial arrays, and bind the rest.
 
     ``state`` holds the arrays that runs update in place; they are used as they are, not copied.
+    ``compile_text`` compiles the native runtime on first use.
     """
-    native = native_runtime()
+    native = native_runtime(compile_text)
     code = load_objects(artifact.objects)
     arrays: dict[str, np.ndarray] = dict(artifact.literals)
     arrays.update({s.name: s.initial for s in graph.signature.inputs if s.initial is not None})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dlc import config
 from dlc.codegen.copy import copy_kernel
 from dlc.codegen.llvm_target import host_target
 from dlc.codegen.lower import lower
@@ -17,6 +18,7 @@ from dlc.driver.assemble import Assembled, assemble
 from dlc.driver.native import KernelSet, assembly_of, compile_kernels, describe
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.driver.report import CompileReport
+from dlc.driver.store import artifact_key, compile_cached, load_artifact, store_artifact
 from dlc.errors import CompileError
 from dlc.ir.graph import Graph, Node, Role
 from dlc.ir.kernel import Kernel
@@ -88,9 +90,9 @@ def compile_bound(graph: Graph, options: CompileOptions, state: Mapping[str, np.
     """
     report = CompileReport()
     target = host_target(options.features)
-    artifact = build_artifact(graph, options, target, report)
+    artifact = find_artifact(graph, options, target, report)
     with report.phase("load"):
-        executable = make_executable(artifact, graph, *ports(graph), options.threads, state)
+        executable = make_executable(artifact, graph, *ports(graph), options.threads, state, compile_cached)
     memory = executable.memory
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)
@@ -98,6 +100,21 @@ def compile_bound(graph: Graph, options: CompileOptions, state: Mapping[str, np.
     report.constant_bytes, report.state_bytes = memory.constants, memory.state
     executable.report = report
     return executable
+
+
+def find_artifact(graph: Graph, options: CompileOptions, target: CpuTarget, report: CompileReport) -> Artifact:
+    """Take the artifact from the code cache, or build it and keep it there. A dump always builds."""
+    if not config.cache_enabled():
+        return build_artifact(graph, options, target, report)
+    with report.phase("cache"):
+        key = artifact_key(graph, options, target)
+        artifact = load_artifact(key) if options.dump is None else None
+    report.cache = "hit" if artifact is not None else "miss"
+    if artifact is None:
+        artifact = build_artifact(graph, options, target, report)
+        with report.phase("store"):
+            store_artifact(key, artifact)
+    return artifact
 
 
 def pipeline(options: CompileOptions) -> list[Pass]:
@@ -144,7 +161,7 @@ def build_artifact(graph: Graph, options: CompileOptions, target: CpuTarget, rep
         load_plan = plan_memory(assembled.load, kernels.symbol)
         main_plan = plan_memory(assembled.main, kernels.symbol)
     with report.phase("code"):
-        compiled = compile_kernels(kernels.kernels, target, min(options.threads, 8))
+        compiled = compile_kernels(kernels.kernels, target, min(options.threads, 8), compile_cached)
     if options.dump is not None:
         _dump(options.dump, load_plan, main_plan, kernels, compiled.modules, target)
     initial = {s.name for s in graph.signature.inputs}
