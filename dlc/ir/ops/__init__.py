@@ -1,5 +1,5 @@
 """All op families; importing this package registers every op."""
 
-from dlc.ir.ops import contract, convolution, elementwise, linear, reduce, shape
+from dlc.ir.ops import activations, contract, convolution, elementwise, linear, norms, reduce, shape
 
-__all__ = ["contract", "convolution", "elementwise", "linear", "reduce", "shape"]
+__all__ = ["activations", "contract", "convolution", "elementwise", "linear", "norms", "reduce", "shape"]
