@@ -16,7 +16,7 @@ from dlc.errors import GraphError, NotDifferentiableError
 from dlc.ir.builder import Builder, promote
 from dlc.ir.graph import Graph, Origin, Phase, Role, Signature, Value
 from dlc.ir.opdef import Mode
-from dlc.ir.training import Clipping, Loss, Lookup, Optimizer
+from dlc.ir.training import Clipping, Lookup, Loss, Optimizer
 from dlc.ir.types import TensorType, as_dtype
 from dlc.passes.autodiff import gradients, has_own_vjp
 from dlc.passes.expand import ExpandOptions, expand
@@ -28,7 +28,7 @@ class TrainOptions:
 
     loss: Loss
     optimizer: Optimizer
-    clipping: Clipping = Clipping()
+    clipping: Clipping | None = None
     trainable: Sequence[str] | None = None
 
 
@@ -52,7 +52,7 @@ def train_step(graph: Graph, options: TrainOptions) -> Graph:
     for name, value in metrics.items():
         builder.output(name, value)
     with builder.origin(Origin("clipping", Phase.UPDATE)):
-        clipped = clip(builder, [g for _, _, g in trained], options.clipping)
+        clipped = clip(builder, [g for _, _, g in trained], options.clipping or Clipping())
     _update(builder, [(name, p, g) for (name, p, _), g in zip(trained, clipped, strict=True)], options.optimizer)
     return builder.finish()
 
