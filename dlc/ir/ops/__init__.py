@@ -1,5 +1,16 @@
 """All op families; importing this package registers every op."""
 
-from dlc.ir.ops import activations, contract, convolution, elementwise, linear, norms, reduce, shape
+from dlc.ir.ops import activations, contract, convolution, elementwise, linear, norms, pool, reduce, shape, window
 
-__all__ = ["activations", "contract", "convolution", "elementwise", "linear", "norms", "reduce", "shape"]
+__all__ = [
+    "activations",
+    "contract",
+    "convolution",
+    "elementwise",
+    "linear",
+    "norms",
+    "pool",
+    "reduce",
+    "shape",
+    "window",
+]
