@@ -1,16 +1,30 @@
 """All op families; importing this package registers every op."""
 
-from dlc.ir.ops import activations, contract, convolution, elementwise, linear, norms, pool, reduce, shape, window
+from dlc.ir.ops import (
+    activations,
+    contract,
+    convolution,
+    elementwise,
+    index,
+    linear,
+    norms,
+    pool,
+    reduce,
+    shape,
+    window,
+)
 
 __all__ = [
     "activations",
     "contract",
     "convolution",
     "elementwise",
+    "index",
     "linear",
     "norms",
     "pool",
     "reduce",
+    "scatter",
     "shape",
     "window",
 ]
