@@ -10,6 +10,7 @@ from dlc.ir.ops import (
     norms,
     pool,
     reduce,
+    scatter,
     shape,
     window,
 )

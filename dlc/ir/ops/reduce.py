@@ -11,17 +11,19 @@ from dlc.errors import TypeRuleError
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
 from dlc.ir.compute import Axis, Compute, output_axes, reduction
-from dlc.ir.expr import Expr, Load, Read, Var, apply, const, select
+from dlc.ir.expr import Expr, Load, Read, Var, apply, const
 from dlc.ir.graph import Node, Value
-from dlc.ir.kernel import Buffer, For, Kernel, Let, LoopKind, Store
+from dlc.ir.kernel import Buffer, For, If, Kernel, LoopKind, Stmt, Store
 from dlc.ir.opdef import NOT_DIFFERENTIABLE, Attribute, OpDef, Trait, Types, register
 from dlc.ir.ops.rules import (
     axis_vars,
     check_axes,
     check_axis,
+    lanes_for,
     normalize_axes,
     normalize_axis,
     single_vjp,
+    vector_lanes,
     without,
 )
 from dlc.ir.types import TensorType, int64
@@ -234,28 +236,32 @@ def cumsum_evaluate(attributes: Attributes, x: np.ndarray) -> np.ndarray:
 def cumsum_kernel(inputs: Types, outputs: Types, attributes: Attributes) -> Kernel:
     """Tasks over everything but the axis; along the axis each sum adds to the one before it."""
     axis, dtype = attributes["axis"], inputs[0].dtype
-    shape = [int(d) for d in inputs[0].shape]
-    count, inner = shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))
-    outer, size = int(np.prod(shape[:axis], dtype=np.int64)), int(np.prod(shape, dtype=np.int64))
-    o, i, step, place, before = (Var(n) for n in ("o", "i", "step", "place", "before"))
-    backwards = attributes["reverse"]
-    position = apply("sub", const(count - 1), step) if backwards else step
-    row = apply("add", apply("mul", o, const(count * inner)), i)
-    neighbour = apply("add" if backwards else "sub", place, const(inner))
-    first = apply("equal", step, const(0))
-    previous = select(first, const(0, dtype), Load("y", before, dtype))
-    safe_neighbour = select(first, place, neighbour)
-    if attributes["exclusive"]:
-        added: Expr = select(first, const(0, dtype), Load("x", before, dtype))
-    else:
-        added = Load("x", place, dtype)
-    body = (
-        Let(place, apply("add", row, apply("mul", position, const(inner)))),
-        Let(before, safe_neighbour),
-        Store("y", place, apply("add", previous, added)),
+    shape = [int(d) for d in inputs[0].shape]  # type: ignore[arg-type]
+    outer, count, inner = (
+        int(np.prod(part, dtype=np.int64)) for part in (shape[:axis], shape[axis], shape[axis + 1 :])
     )
-    loop = For(step, const(count), LoopKind.SERIAL, body)
-    tasks = For(o, const(outer), LoopKind.PARALLEL, (For(i, const(inner), LoopKind.PARALLEL, (loop,)),))
+    size, lanes = outer * count * inner, lanes_for(inner)
+    o, chunk, step = Var("o"), Var("chunk"), Var("step")
+    backwards = attributes["reverse"]
+    row = apply("sub", const(count - 1), step) if backwards else step
+    line = apply("mul", apply("add", apply("mul", o, const(count)), row), const(inner))
+    neighbour = apply("add" if backwards else "sub", line, const(inner))
+    first = apply("equal", step, const(0))
+
+    def add(position: Expr) -> tuple[Stmt, ...]:
+        before, place = apply("add", neighbour, position), apply("add", line, position)
+        source = before if attributes["exclusive"] else place
+        return (Store("y", place, apply("add", Load("y", before, dtype), Load("x", source, dtype))),)
+
+    def begin(position: Expr) -> tuple[Stmt, ...]:
+        place = apply("add", line, position)
+        return (Store("y", place, const(0, dtype) if attributes["exclusive"] else Load("x", place, dtype)),)
+
+    start = apply("mul", chunk, const(lanes))
+    body = If(first, vector_lanes(inner, start, lanes, begin), vector_lanes(inner, start, lanes, add))
+    loop = For(step, const(count), LoopKind.SERIAL, (body,))
+    chunks = For(chunk, const(-(-inner // lanes)), LoopKind.PARALLEL, (loop,))
+    tasks = For(o, const(outer), LoopKind.PARALLEL, (chunks,))
     return Kernel("cumsum", (Buffer("x", dtype, size), Buffer("y", dtype, size, writable=True)), (), (tasks,))
 
 

@@ -15,8 +15,9 @@ from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
 from dlc.ir.compute import Axis
 from dlc.ir.dims import Dim, Shape, size_of
-from dlc.ir.expr import Expr, apply, const
+from dlc.ir.expr import Expr, Var, apply, const
 from dlc.ir.graph import Node, Value
+from dlc.ir.kernel import For, LoopKind, Stmt
 from dlc.ir.opdef import NormalizeRule, Types, VjpRule
 from dlc.ir.types import DType
 
@@ -159,6 +160,20 @@ def unravel(position: Expr, shape: Sequence[int]) -> tuple[Expr, ...]:
         parts.append(position if number == 0 else apply("floor_mod", position, const(extent)))
         position = apply("floor_div", position, const(extent))
     return tuple(reversed(parts))
+
+
+def lanes_for(extent: int) -> int:
+    """Return how many vector lanes suit a contiguous extent: a power of two up to 16."""
+    return min(16, 1 << max(extent - 1, 0).bit_length())
+
+
+def vector_lanes(extent: int, start: Expr, lanes: int, body: Callable[[Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
+    """Run ``body(position)`` for ``lanes`` positions from ``start`` on, those at ``extent`` and beyond masked."""
+    if lanes == 1:
+        return body(start)
+    lane = Var("lane")
+    active = None if extent % lanes == 0 else apply("less", apply("add", start, lane), const(extent))
+    return (For(lane, const(lanes), LoopKind.VECTOR, body(apply("add", start, lane)), active),)
 
 
 def axis_vars(axes: Sequence[Axis]) -> tuple[Expr, ...]:

@@ -28,7 +28,7 @@ from dlc.ir.ops.index import (
     wrapped,
     wrapped_expr,
 )
-from dlc.ir.ops.rules import linear_index, normalize_axis, single_vjp
+from dlc.ir.ops.rules import lanes_for, linear_index, normalize_axis, single_vjp, vector_lanes
 from dlc.ir.types import DType, TensorType, bool_
 
 COMBINERS = ("none", "add", "mul", "maximum", "minimum")
@@ -49,18 +49,17 @@ def _combine(combiner: str, buffer: str, index: Expr, value: Expr) -> Stmt:
     return Store(buffer, index, value) if combiner == "none" else Accumulate(buffer, index, combiner, value)
 
 
-_LANES, _CHUNK = 16, 64
+_CHUNK = 64
+"""Inner elements of one task: four cache lines of float32."""
 
 
-def _along_inner(inner: int, first: Expr, body: Callable[[Expr], tuple[Stmt, ...]], width: int) -> Stmt:
-    """Loop ``body(position)`` over ``width`` elements from ``first`` on, as vectors, below ``inner``."""
-    v, lane = Var("v"), Var("lane")
-    start = apply("add", first, apply("mul", v, const(_LANES)))
-    loop = For(lane, const(_LANES), LoopKind.VECTOR, body(apply("add", start, lane)), apply("sub", const(inner), start))
-    count = -(-width // _LANES)
-    steps = apply("minimum", const(count), apply("floor_div", apply("add", apply("sub", const(inner), first),
-                  const(_LANES - 1)), const(_LANES)))  # fmt: skip
-    return For(v, steps, LoopKind.SERIAL, (loop,))
+def _along_inner(inner: int, first: Expr, body: Callable[[Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
+    """Run ``body(position)`` for the chunk of an inner extent that begins at ``first``, as vectors."""
+    lanes = lanes_for(inner)
+    v = Var("v")
+    start = apply("add", first, apply("mul", v, const(lanes)))
+    steps = -(-min(inner, _CHUNK) // lanes)
+    return (For(v, const(steps), LoopKind.SERIAL, vector_lanes(inner, start, lanes, body)),)
 
 
 def rows_kernel(
@@ -95,8 +94,8 @@ def rows_kernel(
         return (_combine(combiner, "y", at(rows, target, position), value),)
 
     body = (
-        For(r, const(rows), LoopKind.SERIAL, (_along_inner(inner, first, copy, _CHUNK),)),
-        For(u, const(updates), LoopKind.SERIAL, (Let(target, row), _along_inner(inner, first, update, _CHUNK))),
+        For(r, const(rows), LoopKind.SERIAL, _along_inner(inner, first, copy)),
+        For(u, const(updates), LoopKind.SERIAL, (Let(target, row), *_along_inner(inner, first, update))),
     )
     chunks = For(chunk, const(-(-inner // _CHUNK)), LoopKind.PARALLEL, body)
     buffers = (
