@@ -1,0 +1,1 @@
+"""Frontends: ways to make a graph. Each imports ``dlc.ir`` only."""
