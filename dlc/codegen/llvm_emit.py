@@ -75,6 +75,7 @@ def emit_module(kernels: Sequence[Kernel], target: CpuTarget) -> EmittedModule:
         *(f"declare {signature}" for signature in module.declarations),
         *module.functions,
         f"attributes #0 = {{ {attributes} }}",
+        "attributes #1 = { nounwind willreturn memory(none) }",
         "",
     ]
     return EmittedModule("\n".join(parts), symbols, scratch)

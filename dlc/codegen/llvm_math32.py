@@ -1,0 +1,177 @@
+"""float32 vector math: range reductions and polynomials, within 4 ULP over all floats.
+
+Coefficients are minimax fits (Remez exchange in 60 digits) over the reduced range
+stated beside each. It must not know kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from dlc.codegen.llvm_formula import Bits, Formula, Number
+
+_LOG2E = math.log2(math.e)
+_LN2_HIGH = 0.693359375  # nine bits: products with exponents are exact
+_LN2_LOW = -2.12194440054690583e-4
+_PI = math.pi
+
+# (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2
+_EXP = (0.5000000027249403, 0.1666657626014359, 0.04166637294956434, 0.008363297774963965, 0.0013941320382434511)
+# (log(1 + f) - f + f^2/2) / f^3 on sqrt(1/2) <= 1 + f <= sqrt(2)
+_LOG = (
+    *(0.33333312603087056, -0.2500000959836553, 0.200021187038002, -0.16667995925571438, 0.14219551627257176),
+    *(-0.12405587168759906, 0.11888165481220307, -0.11675664426713653, 0.06746650062950474),
+)
+# (tanh(x)/x - 1) / x^2 in x^2 on |x| <= 0.61
+_TANH = (-0.3333333006575603, 0.13332881386449164, -0.05386786147875289, 0.021078047452873734, -0.006215564475502405)
+# erf(x)/x - 1 in x^2 on |x| <= 0.93, and -log(erfc(x)) on 0.92 <= x <= 3.95
+_ERF = (
+    *(0.128379166642588, -0.3761263369860283, 0.11283693955962636, -0.026859271232355205),
+    *(0.0052006349015938525, -0.0008137440383380078, 8.345225383524751e-05),
+)
+_ERFC = (
+    *(0.00020703094987667545, 1.1276273015854092, 0.6372659306982007, 0.1038562064045942),
+    *(-0.022189689650947204, 0.003033668846255047, -0.00019494416314041758),
+)
+
+
+def exp_scaled(f: Formula, x: Number, shift: int = 0) -> Number:
+    """exp(x) * 2^shift, rounded to zero, subnormals and infinity as the exact value would be."""
+    x = f.above(f.below(x, 89.0 + 0.7 * max(0, -shift)), -104.0)
+    n, integer = f.nearest(x * _LOG2E)
+    r = f.fma(n, -_LN2_HIGH, x)
+    r = f.fma(n, -_LN2_LOW, r)
+    p = f.fma(f.polynomial(r, _EXP), r * r, r) + 1.0
+    if shift:
+        n, integer = n + float(shift), integer + shift
+    return f.scale(p, n, integer)
+
+
+def exp(f: Formula, x: Number) -> Number:
+    return exp_scaled(f, x)
+
+
+def expm1(f: Formula, x: Number) -> Number:
+    bounded = f.above(f.below(x, 89.0), -18.0)
+    n, integer = f.nearest(bounded * _LOG2E)
+    r = f.fma(n, -_LN2_HIGH, bounded)
+    r = f.fma(n, -_LN2_LOW, r)
+    p = f.fma(f.polynomial(r, _EXP), r * r, r)
+    # 2^n may overflow where the result does not: work with half of it.
+    half = ((integer + 126) << 23).as_float()
+    result = f.fma(half, p, half - 0.5)
+    result = result + result
+    return (x.abs() < 1e-4).pick(f.fma(x * 0.5, x, x), result)
+
+
+def _split(f: Formula, x: Number) -> tuple[Number, Number, Bits]:
+    """Write positive normal x as m * 2^e, m in [sqrt(1/2), sqrt(2)): m, e, and 2^-e's exponent bits."""
+    bits = x.bits()
+    shifted = (bits - 0x3F3504F3) & -0x800000
+    return (bits - shifted).as_float(), (shifted >> 23).to_float(), shifted
+
+
+def _log_of(f: Formula, m: Number, e: Number) -> Number:
+    """log((1 + m) * 2^e) for m = mantissa - 1."""
+    square = m * m
+    tail = f.polynomial(m, _LOG) * (square * m)
+    tail = f.fma(e, _LN2_LOW, tail)
+    tail = f.fma(square, -0.5, tail)
+    return f.fma(e, _LN2_HIGH, m + tail)
+
+
+def _log_ends(f: Formula, x: Number, result: Number) -> Number:
+    """log at zero, below it, at infinity and at NaN."""
+    result = (x < math.inf).pick(result, x)
+    result = x.equals(0.0).pick(-math.inf, result)
+    return (x < 0.0).pick(math.nan, result)
+
+
+def log(f: Formula, x: Number) -> Number:
+    tiny = x < 2.0**-126
+    m, e, _ = _split(f, tiny.pick(x * 2.0**23, x))
+    e = tiny.pick(e - 23.0, e)
+    return _log_ends(f, x, _log_of(f, m - 1.0, e))
+
+
+def log1p(f: Formula, x: Number) -> Number:
+    u = x + 1.0
+    m, e, shifted = _split(f, u)
+    # What rounding 1 + x lost, scaled like the mantissa: exact by the order of the subtractions.
+    lost = (x > 1.0).pick(1.0 - (u - x), x - (u - 1.0))
+    scale = (f.number(1.0).bits() - shifted).as_float()
+    lost = (x < 2.0**60).pick(lost * scale, 0.0)  # at the top 2^-e is no normal float
+    result = _log_of(f, (m - 1.0) + lost, e)
+    result = _log_ends(f, u, result)
+    return (x.abs() < 2.0**-13).pick(f.fma(x * -0.5, x, x), result)
+
+
+def tanh(f: Formula, x: Number) -> Number:
+    a = x.abs()
+    large = 1.0 - 2.0 / (exp_scaled(f, a + a) + 1.0)
+    z = x * x
+    small = f.fma(f.polynomial(z, _TANH) * z, a, a)
+    return f.copysign((a < 0.6).pick(small, large), x)
+
+
+def sigmoid(f: Formula, x: Number) -> Number:
+    e = exp_scaled(f, -x.abs())
+    return (x < 0.0).pick(e, 1.0) / (e + 1.0)
+
+
+def erf(f: Formula, x: Number) -> Number:
+    a = x.abs()
+    small = f.fma(f.polynomial(x * x, _ERF), a, a)
+    large = 1.0 - exp_scaled(f, -f.polynomial(f.below(a, 3.95), _ERFC))
+    return f.copysign((a < 0.925).pick(small, large), x)
+
+
+def sinh(f: Formula, x: Number) -> Number:
+    a = x.abs()
+    half = exp_scaled(f, a, -1)
+    large = f.copysign(half - 0.25 / half, x)
+    z = x * x
+    small = f.fma(x * z, f.polynomial(z, (1 / 6, 1 / 120, 1 / 5040, 1 / 362880, 1 / 39916800)), x)
+    return (a < 1.0).pick(small, large)
+
+
+def cosh(f: Formula, x: Number) -> Number:
+    half = exp_scaled(f, x.abs(), -1)
+    return half + 0.25 / half
+
+
+def asinh(f: Formula, x: Number) -> Number:
+    a = x.abs()
+    square = a * a
+    near = log1p(f, a + square / ((square + 1.0).sqrt() + 1.0))
+    far = log(f, a) + math.log(2)
+    return f.copysign((a < 4096.0).pick(near, far), x)
+
+
+def acosh(f: Formula, x: Number) -> Number:
+    t = x - 1.0
+    near = log1p(f, t + f.fma(t, t, t + t).sqrt())
+    far = log(f, x) + math.log(2)
+    return (x < 1.0).pick(math.nan, (x > 4096.0).pick(far, near))
+
+
+def atanh(f: Formula, x: Number) -> Number:
+    a = x.abs()
+    return f.copysign(log1p(f, (a + a) / (1.0 - a)) * 0.5, x)
+
+
+FUNCTIONS: dict[str, Callable[..., Number]] = {
+    "exp": exp,
+    "expm1": expm1,
+    "log": log,
+    "log1p": log1p,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "erf": erf,
+    "sinh": sinh,
+    "cosh": cosh,
+    "asinh": asinh,
+    "acosh": acosh,
+    "atanh": atanh,
+}
