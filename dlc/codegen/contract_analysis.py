@@ -1,0 +1,237 @@
+"""Reads a contraction as loops over rows, columns and depth with one stride per tensor.
+
+All operands are affine in the axes, so every axis is described by its strides;
+neighbouring axes that run through memory as one are merged. It must not know
+targets or schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from dlc.ir.compute import Axis
+from dlc.ir.contraction import ContractSpec, DimIndex, Group, group_shape, side_axes
+from dlc.ir.epilogue import ACCUMULATOR, Epilogue
+from dlc.ir.expr import Expr, Read, Var, substitute, walk
+from dlc.ir.simplify import Simplifier, linear_index
+from dlc.ir.types import DType, TensorType
+
+LHS, RHS, OUT, FIRST_READ = 0, 1, 2, 3
+"""Positions in ``LoopAxis.strides``: the operands, the output, then the epilogue's reads in order."""
+
+
+@dataclass(frozen=True)
+class LoopAxis:
+    """A loop of ``extent`` iterations; ``strides`` counts elements moved per iteration, one per tensor."""
+
+    extent: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EpilogueRead:
+    """A distinct read of the epilogue: the epilogue's input number and the constant part of its position."""
+
+    input: int
+    dtype: DType
+    offset: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A contraction as loops.
+
+    ``batch`` axes are in both operands and the output, ``rows`` in one operand (``row_operand``) and the
+    output, ``columns`` in the other (``panel_operand``) and the output, ``depth`` is summed over. Axes of a
+    kind stand outermost first. ``body`` is the epilogue with ``Var("read<k>")`` for ``reads[k]``.
+    """
+
+    batch: tuple[LoopAxis, ...]
+    rows: tuple[LoopAxis, ...]
+    columns: tuple[LoopAxis, ...]
+    depth: tuple[LoopAxis, ...]
+    row_operand: int
+    panel_operand: int
+    sizes: tuple[int, ...]
+    dtype: DType
+    body: Expr
+    out_dtype: DType
+    reads: tuple[EpilogueRead, ...]
+
+    @property
+    def row_count(self) -> int:
+        return extent_of(self.rows)
+
+    @property
+    def column_count(self) -> int:
+        return extent_of(self.columns)
+
+    @property
+    def depth_count(self) -> int:
+        return extent_of(self.depth)
+
+    @property
+    def batch_count(self) -> int:
+        return extent_of(self.batch)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.batch_count * self.row_count * self.column_count * self.depth_count
+
+    @property
+    def plain(self) -> bool:
+        """Whether the accumulated value is stored as it is."""
+        return isinstance(self.body, Var)
+
+
+def extent_of(axes: Iterable[LoopAxis]) -> int:
+    """Return the number of iterations of nested ``axes``."""
+    return prod(axis.extent for axis in axes)
+
+
+def side_strides(side: tuple[DimIndex, ...], shape: Sequence[int], extents: Mapping[str, int]) -> dict[str, int]:
+    """Return how many elements each axis moves through a row-major tensor read by ``side``."""
+    strides: dict[str, int] = {}
+    step = 1
+    for index, dim in zip(reversed(side), reversed(shape), strict=True):
+        if isinstance(index, Group):
+            inner = step
+            for name in reversed(index.axes):
+                strides[name] = strides.get(name, 0) + inner
+                inner *= extents[name]
+        else:
+            for name, coefficient in index.terms:
+                strides[name] = strides.get(name, 0) + step * coefficient
+        step *= dim
+    return strides
+
+
+def merge(axes: Sequence[LoopAxis], tensors: Sequence[int] | None = None) -> tuple[LoopAxis, ...]:
+    """Merge neighbours (outer, inner) that every tensor in ``tensors`` (default: all) runs through as one axis."""
+    merged: list[LoopAxis] = []
+    for axis in axes:
+        if merged:
+            outer = merged[-1]
+            numbers = range(len(axis.strides)) if tensors is None else tensors
+            if all(outer.strides[t] == axis.strides[t] * axis.extent for t in numbers):
+                merged[-1] = LoopAxis(outer.extent * axis.extent, axis.strides)
+                continue
+        merged.append(axis)
+    return tuple(merged)
+
+
+def analyze(
+    spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs: TensorType, epilogue: Epilogue
+) -> Problem | None:
+    """Return the contraction as loops, or None where the epilogue cannot be applied element by element of a tile.
+
+    That is the case when it reads a tensor at positions that are not affine in the output axes, or uses the
+    output axes themselves. Every extent is at least 1.
+    """
+    shapes = [[int(d) for d in lhs.shape], [int(d) for d in rhs.shape]]
+    output = [int(d) for d in group_shape(spec.output, extents)]
+    tables = [
+        side_strides(spec.lhs, shapes[LHS], extents),
+        side_strides(spec.rhs, shapes[RHS], extents),
+        side_strides(spec.output, output, extents),
+    ]
+    found = _reads(spec, extents, epilogue)
+    if found is None:
+        return None
+    body, reads, read_tables = found
+    tables += read_tables
+    axes = {
+        name: LoopAxis(extents[name], tuple(table.get(name, 0) for table in tables))
+        for name in spec.axes
+        if extents[name] != 1
+    }
+    left, right, kept = side_axes(spec.lhs), side_axes(spec.rhs), set(spec.output_axes)
+    kinds: dict[str, list[LoopAxis]] = {"batch": [], "left": [], "right": [], "depth": []}
+    for name, loop in axes.items():
+        if name not in kept:
+            kinds["depth"].append(loop)
+        elif name in left and name in right:
+            kinds["batch"].append(loop)
+        else:
+            kinds["left" if name in left else "right"].append(loop)
+    for kind in ("batch", "left", "right"):
+        kinds[kind].sort(key=lambda loop: -loop.strides[OUT])
+    swap = _panel_is_lhs(kinds)
+    row, panel = (RHS, LHS) if swap else (LHS, RHS)
+    kinds["depth"].sort(key=lambda loop: (-loop.strides[row], -loop.strides[panel]))
+    sizes = (prod(shapes[LHS]), prod(shapes[RHS]), prod(output))
+    sizes += tuple(int(t.size) for t in (epilogue.inputs[read.input] for read in reads))
+    return Problem(
+        batch=merge(kinds["batch"]),
+        rows=merge(kinds["right" if swap else "left"]),
+        columns=merge(kinds["left" if swap else "right"]),
+        depth=merge(kinds["depth"]),
+        row_operand=row,
+        panel_operand=panel,
+        sizes=sizes,
+        dtype=lhs.dtype,
+        body=body,
+        out_dtype=epilogue.dtype,
+        reads=reads,
+    )
+
+
+def _panel_is_lhs(kinds: Mapping[str, list[LoopAxis]]) -> bool:
+    """Choose as panel operand the one that owns the output's innermost axis, along which vectors are stored."""
+    left, right = (kinds[side][-1].strides[OUT] if kinds[side] else None for side in ("left", "right"))
+    if left is None or right is None:
+        return right is None and left is not None
+    return left < right
+
+
+def _reads(
+    spec: ContractSpec, extents: Mapping[str, int], epilogue: Epilogue
+) -> tuple[Expr, tuple[EpilogueRead, ...], list[dict[str, int]]] | None:
+    """Return the body with variables for reads, the reads, and their strides per axis; None if not affine."""
+    names = {Var(name): name for name in spec.output_axes}
+    simplify = Simplifier({variable: (0, max(extents[name] - 1, 0)) for variable, name in names.items()})
+    reads: list[EpilogueRead] = []
+    tables: list[dict[str, int]] = []
+    mapping: dict[Expr, Expr] = {}
+    for node in walk(epilogue.body):
+        if not isinstance(node, Read) or node in mapping:
+            continue
+        shape = tuple(int(d) for d in epilogue.inputs[node.input].shape)
+        form = simplify.affine(linear_index(node.indices, shape, simplify))
+        if any(atom not in names for atom, _ in form.terms) or any(c < 0 for _, c in form.terms):
+            return None
+        mapping[node] = Var(f"read{len(reads)}", node.dtype)
+        reads.append(EpilogueRead(node.input, node.dtype, form.constant))
+        tables.append({names[atom]: coefficient for atom, coefficient in form.terms})  # type: ignore[index]
+    body = substitute(epilogue.body, mapping)
+    known = {ACCUMULATOR, *(f"read{k}" for k in range(len(reads)))}
+    if any(isinstance(node, Var) and node.name not in known for node in walk(body)):
+        return None
+    return body, tuple(reads), tables
+
+
+def without_epilogue(problem: Problem) -> Problem:
+    """Return the problem that stores plain accumulated values."""
+
+    def bare(axes: tuple[LoopAxis, ...]) -> tuple[LoopAxis, ...]:
+        return merge([LoopAxis(a.extent, a.strides[:FIRST_READ]) for a in axes])
+
+    return replace(
+        problem,
+        batch=bare(problem.batch),
+        rows=bare(problem.rows),
+        columns=bare(problem.columns),
+        depth=bare(problem.depth),
+        sizes=problem.sizes[:FIRST_READ],
+        body=Var(ACCUMULATOR, problem.dtype),
+        out_dtype=problem.dtype,
+        reads=(),
+    )
+
+
+def spec_axes(spec: ContractSpec, extents: Mapping[str, int]) -> tuple[Axis, ...]:
+    """Return the output axes of ``spec`` as loop axes."""
+    return tuple(Axis(Var(name), extents[name]) for name in spec.output_axes)

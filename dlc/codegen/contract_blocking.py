@@ -1,0 +1,178 @@
+"""Chooses register tiles, cache blocks and task chunks for a contraction.
+
+Pure decisions from shapes, target and thread count. It must not build kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of, merge
+from dlc.codegen.target import CpuTarget
+
+SMALL_FLOPS = 1 << 18
+"""Below this a contraction is one task: waking other threads costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """The largest micro-kernel: rows and vectors of accumulators, lanes per vector."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def width(self) -> int:
+        return self.vectors * self.lanes
+
+
+@dataclass(frozen=True)
+class Split:
+    """``total`` things in ``parts`` contiguous parts: the first ``extra`` have ``size`` + 1, the others ``size``."""
+
+    total: int
+    parts: int
+
+    @property
+    def size(self) -> int:
+        return self.total // self.parts
+
+    @property
+    def extra(self) -> int:
+        return self.total % self.parts
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a contraction is cut.
+
+    ``flat``: row tiles run over all row axes as one (offsets per row), else over the innermost row axis only.
+    ``tiles``: the rows that tiles run over, cut into tiles; ``tile_count`` counts tiles over all rows.
+    ``row_chunks`` and ``column_chunks`` are tasks per group; ``block_panels`` panels stay in cache while row
+    tiles pass; depth level ``depth_level`` advances by ``depth_block`` iterations per pass.
+    """
+
+    tile: RegisterTile
+    packed: bool
+    flat: bool
+    tiles: Split
+    tile_count: int
+    panels: int
+    row_chunks: int
+    column_chunks: int
+    block_panels: int
+    levels: tuple[LoopAxis, ...]
+    depth_level: int
+    depth_block: int
+
+    @property
+    def depth_blocks(self) -> int:
+        """Blocks along ``depth_level``."""
+        return -(-self.levels[self.depth_level].extent // self.depth_block)
+
+    @property
+    def passes(self) -> int:
+        """Times that the output is visited."""
+        return extent_of(self.levels[: self.depth_level]) * self.depth_blocks
+
+
+def register_tile(target: CpuTarget, itemsize: int, columns: int) -> RegisterTile:
+    """Return the tile that keeps every accumulator, a panel row and one operand in registers."""
+    lanes = target.lanes(itemsize)
+    if target.vector_registers >= 32:
+        rows, vectors = 14, 2
+    elif target.has_fma:
+        rows, vectors = 6, 2
+    else:
+        rows, vectors = 4, 2
+    if columns <= lanes:
+        rows, vectors = (14, 1) if target.vector_registers >= 32 else (8, 1)
+    return RegisterTile(rows, vectors, lanes)
+
+
+def choose_blocking(problem: Problem, target: CpuTarget, threads: int, packed: bool) -> Blocking:
+    """Choose tile, blocks and chunks."""
+    itemsize = problem.dtype.itemsize
+    column = problem.columns[-1]
+    tile = register_tile(target, itemsize, column.extent)
+    panels = -(-column.extent // tile.width)
+    levels = merge(problem.depth, [problem.row_operand]) if packed else problem.depth
+    if not levels:
+        levels = (LoopAxis(1, (0,) * (OUT + 1 + len(problem.reads))),)
+    flat, tiles, tile_count = _row_tiles(problem, tile)
+    level, block = _depth_blocking(problem, levels, itemsize, target)
+    depth = extent_of(levels[level + 1 :]) * block
+    panel_bytes = depth * tile.width * itemsize
+    block_panels = max(1, target.l2_bytes // 2 // max(1, panel_bytes))
+    groups = problem.batch_count * extent_of(problem.columns[:-1])
+    row_chunks, column_chunks = _chunks(problem, groups, tile_count, panels, threads)
+    return Blocking(
+        tile=tile,
+        packed=packed,
+        flat=flat,
+        tiles=tiles,
+        tile_count=tile_count,
+        panels=panels,
+        row_chunks=row_chunks,
+        column_chunks=column_chunks,
+        block_panels=min(block_panels, -(-panels // column_chunks)),
+        levels=levels,
+        depth_level=level,
+        depth_block=block,
+    )
+
+
+def _row_tiles(problem: Problem, tile: RegisterTile) -> tuple[bool, Split, int]:
+    """Cut rows into tiles of nearly equal size: along the innermost row axis where that wastes little."""
+    rows = problem.row_count
+    inner = problem.rows[-1].extent if problem.rows else 1
+    inner_parts = -(-inner // tile.rows)
+    outer = rows // inner
+    flat_parts = -(-rows // tile.rows)
+    if len(problem.rows) <= 1 or inner_parts * outer <= flat_parts * 1.04:
+        return False, Split(inner, inner_parts), inner_parts * outer
+    return True, Split(rows, flat_parts), flat_parts
+
+
+def _depth_blocking(
+    problem: Problem, levels: tuple[LoopAxis, ...], itemsize: int, target: CpuTarget
+) -> tuple[int, int]:
+    """Choose the level and step at which the depth is cut so that the operands' blocks fit the caches."""
+    depth = extent_of(levels)
+    width = min(problem.column_count, 256) + min(problem.row_count, 256)
+    fitting = max(256, target.l2_bytes // (width * itemsize))
+    can_block = problem.out_dtype is problem.dtype and problem.row_count > 32
+    if depth <= max(1024, fitting) * 2 or not can_block:
+        return 0, levels[0].extent
+    inner = depth
+    for number, level in enumerate(levels):
+        inner //= level.extent
+        if inner <= fitting:
+            parts = -(-level.extent // max(1, fitting // inner))
+            return number, -(-level.extent // parts)
+    return len(levels) - 1, levels[-1].extent
+
+
+def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int) -> tuple[int, int]:
+    """Cut each group into row chunks x column chunks so that threads get equal work and read little twice."""
+    if threads == 1 or problem.flops < SMALL_FLOPS:
+        return 1, 1
+    row_bytes = problem.row_count * problem.depth_count
+    panel_bytes = problem.column_count * problem.depth_count
+    best: tuple[float, int, int] | None = None
+    for row_parts in range(1, min(tiles, 8 * threads) + 1):
+        for column_parts in range(1, min(panels, 8 * threads) + 1):
+            tasks = groups * row_parts * column_parts
+            if tasks > 8 * threads and row_parts * column_parts > 1:
+                break
+            largest = -(-tiles // row_parts) * -(-panels // column_parts)
+            rounds = -(-tasks // threads)
+            work = rounds * largest * threads / (groups * tiles * panels)
+            traffic = (row_bytes * column_parts + panel_bytes * row_parts) / (row_bytes + panel_bytes)
+            fairness = 0.02 * threads / tasks
+            cost = work + 0.01 * traffic + fairness
+            if best is None or cost < best[0]:
+                best = (cost, row_parts, column_parts)
+    assert best is not None
+    return best[1], best[2]

@@ -1,0 +1,263 @@
+"""The loops around the micro-kernel: tasks, cache blocks, row tiles, panels.
+
+It turns a problem and its blocking into one entry kernel. It must not choose
+anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, extent_of, merge
+from dlc.codegen.contract_blocking import Blocking
+from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
+from dlc.codegen.microkernel import (
+    LANES_NONE,
+    LANES_STRIDE,
+    LANES_UNIT,
+    ROWS_NONE,
+    ROWS_STRIDE,
+    ROWS_TABLE,
+    Level,
+    MicroSpec,
+    Place,
+    ReadForm,
+    call_micro_kernel,
+)
+from dlc.ir.expr import Expr, Var, apply, cast, const
+from dlc.ir.kernel import Buffer, For, If, Kernel, Let, LoopKind, Stmt, Window
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """Where tile rows lie in one tensor: a base offset, and per row an offset, a stride, or nothing."""
+
+    mode: str
+    base: Expr
+    stride: int = 0
+    table: tuple[Expr, ...] = ()
+
+    def values(self, rows: int) -> tuple[Expr, ...]:
+        """Return the scalars that a micro-kernel of ``rows`` rows takes for this tensor."""
+        if self.mode == ROWS_TABLE:
+            return self.table[:rows]
+        return (const(self.stride),) if self.mode == ROWS_STRIDE else ()
+
+    def offsets(self, rows: int) -> tuple[Expr, ...]:
+        """Return the offset of every row."""
+        return self.table[:rows] if self.mode == ROWS_TABLE else tuple(const(self.stride * i) for i in range(rows))
+
+
+class MacroKernel:
+    """Builds the entry kernel of one contraction: buffers row operand, panels, output, epilogue inputs."""
+
+    def __init__(self, problem: Problem, blocking: Blocking) -> None:
+        self.problem = problem
+        self.blocking = blocking
+        self.groups = (*problem.batch, *problem.columns[:-1])
+        self.column = problem.columns[-1]
+        self.tensors = (problem.row_operand, OUT, *range(FIRST_READ, FIRST_READ + len(problem.reads)))
+        self.depth = extent_of(blocking.levels)
+        """Depth steps of a whole packed panel."""
+
+    def build(self, name: str, panel_size: int) -> Kernel:
+        """Return the kernel; ``panel_size`` is the number of elements of the panel buffer."""
+        problem, blocking = self.problem, self.blocking
+        buffers = [
+            Buffer("rows", problem.dtype, problem.sizes[problem.row_operand]),
+            Buffer("panel", problem.dtype, panel_size),
+            Buffer("out", problem.out_dtype, problem.sizes[OUT], writable=True),
+        ]
+        for number, read in enumerate(problem.reads):
+            buffers.append(Buffer(f"e{number}", read.dtype, problem.sizes[FIRST_READ + number]))
+        body = tuple(self._task())
+        tasks = (
+            ("rc", blocking.row_chunks),
+            ("cc", blocking.column_chunks),
+            ("group", extent_of(self.groups)),
+        )
+        for variable, extent in tasks:
+            body = (For(Var(variable), const(extent), LoopKind.PARALLEL, body),)
+        return Kernel(name, tuple(buffers), (), body)
+
+    # -- loops of a task -------------------------------------------------------------------------
+
+    def _task(self) -> list[Stmt]:
+        """Passes over the depth; in each, blocks of panels; for each block, all row tiles of the chunk."""
+        blocking = self.blocking
+        tiles = -(-blocking.tile_count // blocking.row_chunks)
+        panels = -(-blocking.panels // blocking.column_chunks)
+        first_tile, first_panel = scaled(Var("rc"), tiles), scaled(Var("cc"), panels)
+        tile_end = least(total(first_tile, const(tiles)), blocking.tile_count)
+        panel_end = least(total(first_panel, const(panels)), blocking.panels)
+        block = total(first_panel, scaled(Var("nb"), blocking.block_panels))
+        lets: list[Stmt] = [
+            Let(Var("panel0"), block),
+            Let(Var("panel1"), least(total(Var("panel0"), const(blocking.block_panels)), panel_end)),
+        ]
+        if blocking.row_chunks > 1 and blocking.tile_count % tiles:
+            tile_count: Expr = apply("sub", tile_end, first_tile)
+        else:
+            tile_count = const(tiles)
+        tile_loop = For(Var("tt"), tile_count, LoopKind.SERIAL, tuple(self._tile(total(first_tile, Var("tt")))))
+        blocks = -(-panels // blocking.block_panels)
+        column_body: list[Stmt] = [*lets, tile_loop]
+        if blocking.column_chunks > 1 and blocking.panels % panels:
+            # The last chunk may have fewer blocks than the others.
+            column_body = [lets[0], If(apply("less", Var("panel0"), panel_end), (lets[1], tile_loop))]
+        statements: list[Stmt] = [For(Var("nb"), const(blocks), LoopKind.SERIAL, tuple(column_body))]
+        if blocking.passes > 1:
+            statements = [For(Var("pass"), const(blocking.passes), LoopKind.SERIAL, tuple(statements))]
+        return statements
+
+    def _tile(self, tile: Expr) -> list[Stmt]:
+        """One row tile against the panels of a block."""
+        split = self.blocking.tiles
+        inner = apply("floor_mod", tile, const(split.parts)) if not self._one_inner() else tile
+        statements: list[Stmt] = [Let(Var("tile"), tile), Let(Var("inner"), inner)]
+        first = scaled(Var("inner"), split.size)
+        if split.extra:
+            first = total(first, least(Var("inner"), split.extra))
+        statements.append(Let(Var("row0"), first))
+        large, small = split.size + 1, split.size
+        if not split.extra:
+            return statements + self._rows(small)
+        is_large = apply("less", Var("inner"), const(split.extra))
+        return [*statements, If(is_large, tuple(self._rows(large)), tuple(self._rows(small)))]
+
+    def _one_inner(self) -> bool:
+        return self.blocking.tile_count == self.blocking.tiles.parts
+
+    def _rows(self, rows: int) -> list[Stmt]:
+        """Calls of the micro-kernel of ``rows`` rows: whole panels, then the ragged last one."""
+        statements: list[Stmt] = []
+        maps = {tensor: self._row_map(tensor, rows, statements) for tensor in self.tensors}
+        width = self.blocking.tile.width
+        full, tail = divmod(self.column.extent, width)
+        end: Expr = Var("panel1")
+        if tail:
+            end = least(end, full)
+        if full:
+            count = apply("sub", end, Var("panel0"))
+            panel = total(Var("panel0"), Var("p"))
+            call = self._call(rows, self.blocking.tile.vectors, 0, panel, maps)
+            statements.append(For(Var("p"), count, LoopKind.SERIAL, (call,)))
+        if tail:
+            lanes = self.blocking.tile.lanes
+            call = self._call(rows, -(-tail // lanes), tail % lanes, const(full), maps)
+            has_tail = apply("greater", Var("panel1"), const(full))
+            statements.append(If(has_tail, (call,)) if self.blocking.panels > 1 else call)
+        return statements
+
+    # -- addresses -------------------------------------------------------------------------------
+
+    def _row_map(self, tensor: int, rows: int, statements: list[Stmt]) -> RowMap:
+        """Return where the tile's rows lie in ``tensor``; may bind offsets before its use."""
+        axes = self.problem.rows
+        group = offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
+        row = Var("row0")
+        if not self.blocking.flat:
+            outer, inner = axes[:-1], axes[-1:]
+            base = total(group, offset([row], inner, tensor) if inner else ZERO)
+            if outer:
+                position = apply("floor_div", Var("tile"), const(self.blocking.tiles.parts))
+                base = total(base, offset(decode(position, [a.extent for a in outer]), outer, tensor))
+            stride = inner[0].strides[tensor] if inner else 0
+            return RowMap(ROWS_STRIDE if stride else ROWS_NONE, base, stride)
+        merged = merge(axes, [tensor])
+        if len(merged) == 1:
+            stride = merged[0].strides[tensor]
+            return RowMap(ROWS_STRIDE if stride else ROWS_NONE, total(group, scaled(row, stride)), stride)
+        table = []
+        for i in range(rows):
+            position = offset(decode(total(row, const(i)), [a.extent for a in merged]), merged, tensor)
+            variable = Var(f"row{tensor}_{i}")
+            statements.append(Let(variable, position))
+            table.append(variable)
+        return RowMap(ROWS_TABLE, group, 0, tuple(table))
+
+    def _depth(self) -> tuple[tuple[Level, ...], Expr, Expr]:
+        """Return the micro-kernel's depth loops and the pass's offsets in row and panel operands."""
+        blocking, problem = self.blocking, self.problem
+        levels, cut = blocking.levels, blocking.depth_level
+        row, panel = problem.row_operand, problem.panel_operand
+        if blocking.passes == 1:
+            inner = [Level(const(a.extent), const(a.strides[row]), const(a.strides[panel])) for a in levels]
+            return tuple(inner), ZERO, ZERO
+        outer = levels[:cut]
+        *indices, block = decode(Var("pass"), [*(a.extent for a in outer), blocking.depth_blocks])
+        start = scaled(block, blocking.depth_block)
+        axis = levels[cut]
+        extent: Expr = const(blocking.depth_block)
+        if axis.extent % blocking.depth_block:
+            extent = least(extent, apply("sub", const(axis.extent), start))
+        inner = [Level(extent, const(axis.strides[row]), const(axis.strides[panel]))]
+        inner += [Level(const(a.extent), const(a.strides[row]), const(a.strides[panel])) for a in levels[cut + 1 :]]
+        position = [*indices, start]
+        row_offset = offset(position, levels[: cut + 1], row)
+        if not blocking.packed:
+            return tuple(inner), row_offset, offset(position, levels[: cut + 1], panel)
+        flat: Expr = ZERO
+        for index, level in zip(position, levels[: cut + 1], strict=True):
+            flat = total(scaled(flat, level.extent), index)
+        flat = scaled(flat, extent_of(levels[cut + 1 :]) * blocking.tile.width)
+        return tuple(inner), row_offset, flat
+
+    def _panel_offset(self, panel: Expr) -> Expr:
+        if self.blocking.packed:
+            size = self.depth * self.blocking.tile.width
+            return total(scaled(Var("group"), self.blocking.panels * size), scaled(panel, size))
+        tensor = self.problem.panel_operand
+        group = offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
+        return total(group, scaled(panel, self.blocking.tile.width * self.column.strides[tensor]))
+
+    def _call(self, rows: int, vectors: int, ragged: int, panel: Expr, maps: dict[int, RowMap]) -> Stmt:
+        problem, blocking = self.problem, self.blocking
+        tile = blocking.tile
+        levels, row_depth, panel_depth = self._depth()
+        forms, places = [], []
+        first = scaled(panel, tile.width)
+        for number, read in enumerate(problem.reads):
+            tensor = FIRST_READ + number
+            stride = self.column.strides[tensor]
+            lanes = LANES_NONE if stride == 0 else LANES_UNIT if stride == 1 else LANES_STRIDE
+            where = maps[tensor]
+            forms.append(ReadForm(read.dtype, where.mode, lanes))
+            base = total(where.base, scaled(first, stride), const(read.offset))
+            places.append(Place(Window(f"e{number}", base), where.values(rows), const(stride)))
+        spec = MicroSpec(
+            dtype=problem.dtype,
+            lanes=tile.lanes,
+            rows=rows,
+            vectors=vectors,
+            levels=len(levels),
+            panel_width=tile.width if blocking.packed else 0,
+            out_rows=maps[OUT].mode,
+            out_dtype=problem.out_dtype,
+            body=problem.body,
+            reads=tuple(forms),
+            masked=ragged > 0,
+            blocked=blocking.passes > 1,
+        )
+        row_map = maps[problem.row_operand]
+        out = Place(Window("out", total(maps[OUT].base, first)), maps[OUT].values(rows))
+        flags = (
+            cast(apply("equal", Var("pass"), ZERO), ZERO.dtype),
+            cast(apply("equal", Var("pass"), const(blocking.passes - 1)), ZERO.dtype),
+        )
+        return call_micro_kernel(
+            spec,
+            Window("rows", total(row_map.base, row_depth)),
+            row_map.offsets(rows),
+            Window("panel", total(self._panel_offset(panel), panel_depth)),
+            out,
+            levels,
+            tuple(places),
+            const(ragged),
+            flags,
+        )
+
+
+def macro_kernel(problem: Problem, blocking: Blocking, name: str, panel_size: int) -> Kernel:
+    """Return the entry kernel (row operand, panels, output, epilogue inputs)."""
+    return MacroKernel(problem, blocking).build(name, panel_size)

@@ -1,0 +1,110 @@
+"""Lowers a contraction with its fused epilogue to kernels: the entry point of the contraction code path."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from dlc.codegen.contract_analysis import OUT, Problem, analyze
+from dlc.codegen.contract_blocking import choose_blocking, register_tile
+from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel
+from dlc.codegen.contract_macro import macro_kernel
+from dlc.codegen.contract_pack import pack_kernel, packed_panels
+from dlc.codegen.target import CpuTarget
+from dlc.ir.contraction import ContractSpec, group_shape
+from dlc.ir.epilogue import Epilogue, no_epilogue
+from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
+from dlc.ir.types import TensorType, float32, float64
+
+OUTPUT = Operand(OperandKind.OUTPUT, 0)
+
+
+def lower_contraction(
+    spec: ContractSpec,
+    extents: Mapping[str, int],
+    lhs: TensorType,
+    rhs: TensorType,
+    epilogue: Epilogue,
+    target: CpuTarget,
+    threads: int,
+    constants: frozenset[int] = frozenset(),
+) -> Lowered:
+    """Return the kernel calls that compute ``epilogue(contract(lhs, rhs))``.
+
+    Inputs of the result are lhs, rhs, then the epilogue's; its one output has the shape of the output side.
+    ``constants`` numbers the operands (0, 1) known to be the same in every run: packing them costs nothing.
+    """
+    extents = {name: int(extent) for name, extent in extents.items()}
+    label = _label(spec, extents, lhs, rhs, epilogue)
+    problem = None
+    if lhs.dtype in (float32, float64) and 0 not in (extents[name] for name in spec.axes):
+        problem = analyze(spec, extents, lhs, rhs, epilogue)
+        if problem is None:
+            return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label)
+        if problem.columns and problem.columns[-1].strides[OUT] == 1:
+            return _panels(problem, target, threads, constants, label)
+    kernel = generic_kernel(spec, extents, lhs, rhs, epilogue, target, f"contract_{label}")
+    operands = (_input(0), _input(1), OUTPUT, *(_input(2 + k) for k in range(len(epilogue.inputs))))
+    return Lowered((KernelCall(kernel, operands, problem.flops if problem else 0),))
+
+
+def _input(number: int) -> Operand:
+    return Operand(OperandKind.INPUT, number)
+
+
+def _label(spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs: TensorType, epilogue: Epilogue) -> str:
+    """Return a short name part that differs between different contractions."""
+    text = repr((str(spec), sorted(extents.items()), lhs, rhs, epilogue.body, epilogue.inputs))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int], label: str) -> Lowered:
+    """Outer products over packed or directly read panels."""
+    tile = register_tile(target, problem.dtype.itemsize, problem.columns[-1].extent)
+    packed = _wants_packing(problem, tile.rows, constants)
+    blocking = choose_blocking(problem, target, threads, packed)
+    row, panel = _input(problem.row_operand), _input(problem.panel_operand)
+    reads = tuple(_input(2 + read.input) for read in problem.reads)
+    calls: list[KernelCall] = []
+    temporaries: tuple[TensorType, ...] = ()
+    size = problem.sizes[problem.panel_operand]
+    if packed:
+        panels = packed_panels(problem, tile.width, tile.lanes)
+        size = panels.size
+        temporaries = (TensorType(problem.dtype, (size,)),)
+        source, panel = panel, Operand(OperandKind.TEMPORARY, 0)
+        calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
+    kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
+    calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
+    return Lowered(tuple(calls), temporaries)
+
+
+def _wants_packing(problem: Problem, tile_rows: int, constants: frozenset[int]) -> bool:
+    """Pack constants and what is not contiguous along columns; else where enough rows use each panel."""
+    if problem.panel_operand in constants or problem.columns[-1].strides[problem.panel_operand] != 1:
+        return True
+    return problem.row_count >= 8 * tile_rows and problem.depth_count <= 4096
+
+
+def _two_steps(
+    spec: ContractSpec,
+    extents: Mapping[str, int],
+    lhs: TensorType,
+    rhs: TensorType,
+    epilogue: Epilogue,
+    target: CpuTarget,
+    threads: int,
+    constants: frozenset[int],
+    label: str,
+) -> Lowered:
+    """The contraction into a temporary, then the epilogue in a kernel of its own."""
+    first = lower_contraction(spec, extents, lhs, rhs, no_epilogue(lhs.dtype), target, threads, constants)
+    between = TensorType(lhs.dtype, group_shape(spec.output, extents))
+    place = Operand(OperandKind.TEMPORARY, len(first.temporaries))
+    calls = [
+        KernelCall(call.kernel, tuple(place if o == OUTPUT else o for o in call.operands), call.flops)
+        for call in first.calls
+    ]
+    kernel = epilogue_kernel(spec, extents, between, epilogue, target, f"epilogue_{label}")
+    calls.append(KernelCall(kernel, (place, OUTPUT, *(_input(2 + k) for k in range(len(epilogue.inputs))))))
+    return Lowered(tuple(calls), (*first.temporaries, between))

@@ -1,0 +1,273 @@
+"""The outer-product micro-kernel: a register tile of rows x vectors, accumulated over the depth.
+
+Row offsets, strides and depths are run-time scalars, so that one kernel serves
+every contraction of its structure. It must not know how tiles are scheduled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from dlc.ir.epilogue import ACCUMULATOR
+from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
+from dlc.ir.kernel import Accumulate, Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Store, Window
+from dlc.ir.types import DType
+
+ROWS_NONE, ROWS_STRIDE, ROWS_TABLE = "none", "stride", "table"
+LANES_NONE, LANES_UNIT, LANES_STRIDE = "none", "unit", "stride"
+
+
+@dataclass(frozen=True)
+class ReadForm:
+    """How an epilogue tensor is read in a tile.
+
+    ``rows``: the same for all rows, one stride, or an offset per row; ``lanes``: one element for all columns,
+    contiguous, or strided.
+    """
+
+    dtype: DType
+    rows: str
+    lanes: str
+
+
+@dataclass(frozen=True)
+class MicroSpec:
+    """The structure of a micro-kernel: everything that changes its code.
+
+    ``panel_width`` is the number of elements per depth step of a packed panel, 0 where the panel operand is read
+    in place with a stride per depth level. ``spread`` says that the row operand, too, has one element per column
+    (channel-wise products) instead of one for all columns. ``masked`` limits the last vector to ``active``
+    columns. ``blocked`` adds the scalars ``first`` and ``last``: unless first, the tile continues from the
+    output; unless last, it is stored without epilogue.
+    """
+
+    dtype: DType
+    lanes: int
+    rows: int
+    vectors: int
+    levels: int
+    panel_width: int
+    out_rows: str
+    out_dtype: DType
+    body: Expr
+    reads: tuple[ReadForm, ...] = ()
+    spread: bool = False
+    masked: bool = False
+    blocked: bool = False
+
+    @property
+    def name(self) -> str:
+        """A readable name; the kernel's text is its identity."""
+        kind = "lanewise" if self.spread else "outer"
+        parts = [kind, str(self.dtype), f"{self.rows}x{self.vectors}x{self.lanes}", f"d{self.levels}"]
+        if not self.panel_width:
+            parts.append("direct")
+        parts += [word for word in ("masked", "blocked") if getattr(self, word)]
+        return "_".join(parts)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One depth loop at run time: its extent and the elements that row and panel operands move per iteration."""
+
+    extent: Expr
+    row_stride: Expr
+    panel_stride: Expr
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tile lies in a tensor: a window and the offsets of its rows.
+
+    ``rows`` are the offsets per row for ROWS_TABLE, one stride for ROWS_STRIDE, empty for ROWS_NONE.
+    ``lane_stride`` matters for LANES_STRIDE only.
+    """
+
+    window: Window
+    rows: tuple[Expr, ...] = ()
+    lane_stride: Expr | None = None
+
+
+def _names(prefix: str, mode: str, rows: int) -> list[str]:
+    if mode == ROWS_TABLE:
+        return [f"{prefix}{i}" for i in range(rows)]
+    return [f"{prefix}_stride"] if mode == ROWS_STRIDE else []
+
+
+def _row(prefix: str, mode: str, row: int) -> Expr:
+    """Return the offset of tile row ``row``."""
+    if mode == ROWS_TABLE:
+        return Var(f"{prefix}{row}")
+    if mode == ROWS_STRIDE and row:
+        return apply("mul", Var(f"{prefix}_stride"), const(row))
+    return const(0)
+
+
+def _scalars(spec: MicroSpec) -> list[str]:
+    names = [f"a{i}" for i in range(spec.rows)]
+    names += _names("c", spec.out_rows, spec.rows)
+    for level in range(spec.levels):
+        names += [f"n{level}", f"da{level}"]
+        if not spec.panel_width:
+            names.append(f"db{level}")
+    for number, form in enumerate(spec.reads):
+        names += _names(f"e{number}_", form.rows, spec.rows)
+        if form.lanes == LANES_STRIDE:
+            names.append(f"e{number}_lane")
+    if spec.masked:
+        names.append("active")
+    if spec.blocked:
+        names += ["first", "last"]
+    return names
+
+
+def call_micro_kernel(
+    spec: MicroSpec,
+    row_window: Window,
+    row_offsets: tuple[Expr, ...],
+    panel: Window,
+    out: Place,
+    levels: tuple[Level, ...],
+    reads: tuple[Place, ...] = (),
+    active: Expr | None = None,
+    flags: tuple[Expr, Expr] | None = None,
+) -> Call:
+    """Return the call of the micro-kernel on one tile; operands in the order of its parameters."""
+    values: list[Expr] = [*row_offsets, *out.rows]
+    for level in levels:
+        values += [level.extent, level.row_stride]
+        if not spec.panel_width:
+            values.append(level.panel_stride)
+    for form, place in zip(spec.reads, reads, strict=True):
+        values += place.rows
+        if form.lanes == LANES_STRIDE:
+            assert place.lane_stride is not None
+            values.append(place.lane_stride)
+    if spec.masked:
+        assert active is not None
+        values.append(active)
+    if spec.blocked:
+        assert flags is not None
+        values += flags
+    windows = (row_window, panel, out.window, *(place.window for place in reads))
+    return Call(micro_kernel(spec), windows, tuple(values))
+
+
+@lru_cache(maxsize=4096)
+def micro_kernel(spec: MicroSpec) -> Kernel:
+    """Return the kernel: buffers rows, panel, out, the epilogue's; scalars as ``call_micro_kernel`` orders them."""
+    size = spec.rows * spec.vectors * spec.lanes
+    buffers = [Buffer("rows", spec.dtype, None), Buffer("panel", spec.dtype, None)]
+    buffers.append(Buffer("out", spec.out_dtype, None, writable=True))
+    buffers += [Buffer(f"e{number}", form.dtype, None) for number, form in enumerate(spec.reads)]
+    body: list[Stmt] = [Alloc(Buffer("acc", spec.dtype, size, Space.LOCAL))]
+    zero = _each_vector(spec, lambda i, v: (Store("acc", _slot(spec, i, v), const(0, spec.dtype)),))
+    if spec.blocked:
+        old = _each_vector(
+            spec, lambda i, v: (Store("acc", _slot(spec, i, v), Load("out", _out_index(spec, i, v), spec.out_dtype)),)
+        )
+        body += zero if spec.masked else []
+        is_first = apply("not_equal", Var("first"), const(0))
+        body.append(If(is_first, tuple(zero), tuple(old)))
+    else:
+        body += zero
+    body += _depth_loops(spec)
+    final = _each_vector(spec, lambda i, v: (Store("out", _out_index(spec, i, v), _value(spec, i, v)),), spec.masked)
+    if spec.blocked:
+        plain = _each_vector(
+            spec,
+            lambda i, v: (Store("out", _out_index(spec, i, v), Load("acc", _slot(spec, i, v), spec.dtype)),),
+            spec.masked,
+        )
+        body.append(If(apply("not_equal", Var("last"), const(0)), tuple(final), tuple(plain)))
+    else:
+        body += final
+    return Kernel(spec.name, tuple(buffers), tuple(Var(name) for name in _scalars(spec)), tuple(body))
+
+
+def _slot(spec: MicroSpec, row: int, vector: int) -> Expr:
+    return apply("add", const((row * spec.vectors + vector) * spec.lanes), Var("lane"))
+
+
+def _column(spec: MicroSpec, vector: int) -> Expr:
+    return apply("add", const(vector * spec.lanes), Var("lane")) if vector else Var("lane")
+
+
+def _out_index(spec: MicroSpec, row: int, vector: int) -> Expr:
+    return apply("add", _row("c", spec.out_rows, row), _column(spec, vector))
+
+
+def _each_vector(
+    spec: MicroSpec, statements: Callable[[int, int], tuple[Stmt, ...]], masked: bool | None = None
+) -> list[Stmt]:
+    """Return a vector loop per accumulator; where the kernel is masked, the last of a row is limited."""
+    loops: list[Stmt] = []
+    for row in range(spec.rows):
+        for vector in range(spec.vectors):
+            limited = (spec.masked if masked is None else masked) and vector == spec.vectors - 1
+            active = apply("less", Var("lane"), Var("active")) if limited else None
+            loops.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, statements(row, vector), active))
+    return loops
+
+
+def _depth_loops(spec: MicroSpec) -> list[Stmt]:
+    """Return the loops over the depth, outermost level first; ``ka`` and ``kb`` count elements of the operands."""
+    packed = spec.panel_width > 0
+    body: list[Stmt] = _step(spec)
+    for level in reversed(range(spec.levels)):
+        k, outer = Var(f"k{level}"), level - 1
+        row: Expr = apply("mul", k, Var(f"da{level}"))
+        panel: Expr = k if packed else apply("mul", k, Var(f"db{level}"))
+        if level:
+            row = apply("add", Var(f"ka{outer}"), row)
+            before: Expr = Var(f"kb{outer}")
+            panel = apply("add", apply("mul", before, Var(f"n{level}")) if packed else before, panel)
+        lets: list[Stmt] = [Let(Var(f"ka{level}"), row), Let(Var(f"kb{level}"), panel)]
+        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
+    return body
+
+
+def _step(spec: MicroSpec) -> list[Stmt]:
+    """Return one depth step: load the panel's vectors, then multiply each row into its accumulators."""
+    deepest = spec.levels - 1
+    row_depth, panel_depth = Var(f"ka{deepest}"), Var(f"kb{deepest}")
+    base: Expr = apply("mul", panel_depth, const(spec.panel_width)) if spec.panel_width else panel_depth
+    width = spec.vectors * spec.lanes
+    statements: list[Stmt] = [Alloc(Buffer("pan", spec.dtype, width, Space.LOCAL))]
+    for vector in range(spec.vectors):
+        column = _column(spec, vector)
+        load = Store("pan", column, Load("panel", apply("add", base, column), spec.dtype))
+        limited = spec.masked and not spec.panel_width and vector == spec.vectors - 1
+        if limited:
+            empty = Store("pan", column, const(0, spec.dtype))
+            statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (empty,)))
+        active = apply("less", Var("lane"), Var("active")) if limited else None
+        statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (load,), active))
+    for row in range(spec.rows):
+        at = apply("add", Var(f"a{row}"), row_depth)
+        if not spec.spread:
+            statements.append(Let(Var(f"x{row}", spec.dtype), Load("rows", at, spec.dtype)))
+        for vector in range(spec.vectors):
+            column = _column(spec, vector)
+            x: Expr = Load("rows", apply("add", at, column), spec.dtype) if spec.spread else Var(f"x{row}", spec.dtype)
+            product = apply("mul", x, Load("pan", column, spec.dtype))
+            update = Accumulate("acc", _slot(spec, row, vector), "fma", product)
+            limited = spec.spread and spec.masked and vector == spec.vectors - 1
+            active = apply("less", Var("lane"), Var("active")) if limited else None
+            statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (update,), active))
+    return statements
+
+
+def _value(spec: MicroSpec, row: int, vector: int) -> Expr:
+    """Return the epilogue for one accumulator."""
+    mapping: dict[Expr, Expr] = {Var(ACCUMULATOR, spec.dtype): Load("acc", _slot(spec, row, vector), spec.dtype)}
+    for number, form in enumerate(spec.reads):
+        index = _row(f"e{number}_", form.rows, row)
+        if form.lanes == LANES_UNIT:
+            index = apply("add", index, _column(spec, vector))
+        elif form.lanes == LANES_STRIDE:
+            index = apply("add", index, apply("mul", _column(spec, vector), Var(f"e{number}_lane")))
+        mapping[Var(f"read{number}", form.dtype)] = Load(f"e{number}", index, form.dtype)
+    return cast(substitute(spec.body, mapping), spec.out_dtype)

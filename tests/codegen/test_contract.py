@@ -1,0 +1,225 @@
+"""The contraction code path against float64 references, on every feature level, natively and emulated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from contract_native import Native, aligned, run_emulated, type_of
+
+from dlc.codegen.contract_schedule import lower_contraction
+from dlc.codegen.llvm_target import host_target
+from dlc.ir.contraction import group_shape, infer_extents, parse_spec
+from dlc.ir.epilogue import Epilogue, no_epilogue
+from dlc.ir.expr import Read, Var, apply, cast, const
+from dlc.ir.ops.contract import contract_evaluate
+from dlc.ir.types import as_dtype, float32, float64, tensor_type
+from dlc.ir.verify_kernel import verify
+
+TARGETS = {level: host_target(level) for level in ("generic", "avx2", "avx512")}
+
+SPECS = {
+    "matmul": ("m k, k n -> m n", (37, 45), (45, 70), {}),
+    "transposed rhs": ("m k, n k -> m n", (37, 45), (70, 45), {}),
+    "transposed lhs": ("k m, k n -> m n", (45, 37), (45, 70), {}),
+    "transposed output": ("m k, k n -> n m", (37, 45), (45, 20), {}),
+    "long rows": ("m k, k n -> m n", (300, 17), (17, 33), {}),
+    "one row": ("m k, k n -> m n", (1, 65), (65, 130), {}),
+    "one column": ("m k, k n -> m n", (65, 33), (33, 1), {}),
+    "matrix vector": ("m k, k -> m", (65, 33), (33,), {}),
+    "vector matrix": ("k, k n -> n", (33,), (33, 65), {}),
+    "dot": ("k, k -> ", (133,), (133,), {}),
+    "outer": ("m, n -> m n", (13,), (37,), {}),
+    "batched": ("b m k, b k n -> b m n", (3, 17, 20), (3, 20, 35), {}),
+    "attention scores": ("b h m d, b h n d -> b h m n", (2, 3, 9, 16), (2, 3, 18, 16), {}),
+    "heads inside": ("b m h d, b n h d -> b h m n", (2, 9, 3, 16), (2, 18, 3, 16), {}),
+    "context": ("b h m n, b n h d -> b m h d", (2, 3, 9, 18), (2, 18, 3, 16), {}),
+    "batch innermost": ("m k b, k n b -> m n b", (5, 6, 20), (6, 4, 20), {}),
+    "shared weight": ("b s k, k n -> b s n", (3, 7, 24), (24, 40), {}),
+    "two column axes": ("m k, a k n -> a m n", (15, 11), (3, 11, 20), {}),
+    "two row axes": ("a k b, k n -> b a n", (5, 11, 7), (11, 20), {}),
+    "diagonal": ("m m k, k n -> m n", (6, 6, 5), (5, 20), {}),
+    "conv": ("n h+r w+s c, r s c k -> n h w k", (2, 9, 11, 6), (3, 3, 6, 40), {}),
+    "conv strided": ("n h*2+r w*2+s c, r s c k -> n h w k", (1, 15, 17, 3), (7, 7, 3, 20), {}),
+    "conv dilated": ("n h+r*2 w+s*3 c, r s c k -> n h w k", (1, 9, 15, 4), (3, 3, 4, 18), {}),
+    "conv narrow image": ("n h+r w+s c, r s c k -> n h w k", (2, 7, 7, 8), (3, 3, 8, 18), {}),
+    "conv oihw": ("n c h+r w+s, k c r s -> n k h w", (2, 4, 9, 20), (5, 4, 3, 3), {}),
+    "conv groups": ("n h+r w+s (g c), r s c (g k) -> n h w (g k)", (2, 9, 9, 8), (3, 3, 2, 80), {"g": 4}),
+    "depthwise": ("n h+r w+s g, r s g -> n h w g", (2, 9, 12, 37), (3, 3, 37), {}),
+    "depthwise strided": ("n h*2+r w*2+s g, r s g -> n h w g", (2, 9, 13, 32), (3, 3, 32), {}),
+    "depthwise multiplier": ("n h+r w+s g, r s g m -> n h w g m", (1, 5, 6, 7), (3, 3, 7, 2), {}),
+    "conv weight gradient": ("n h+r w+s c, n h w k -> r s c k", (2, 10, 10, 5), (2, 8, 8, 20), {}),
+    "conv strided weight gradient": ("n h*2+r w*2+s c, n h w k -> r s c k", (2, 11, 11, 5), (2, 5, 5, 20), {}),
+    "depthwise weight gradient": ("n h+r w+s g, n h w g -> r s g", (2, 9, 9, 21), (2, 7, 7, 21), {}),
+    "conv1d": ("n h+r c, r c k -> n h k", (3, 20, 5), (4, 5, 17), {}),
+    "conv3d": ("n d+q h+r w+s c, q r s c k -> n d h w k", (1, 5, 6, 7, 4), (2, 3, 3, 4, 18), {}),
+}
+
+
+def _arrays(rng, spec_text, lhs, rhs, dtype):
+    arrays = [aligned(shape, dtype, rng.standard_normal(shape)) for shape in (lhs, rhs)]
+    reference = [np.abs(a.astype(np.float64)) for a in arrays]
+    return arrays, reference
+
+
+def _lower(spec_text, arrays, sizes, target, threads=1, epilogue=None, constants=()):
+    spec = parse_spec(spec_text)
+    extents = infer_extents(spec, arrays[0].shape, arrays[1].shape, sizes)
+    epilogue = epilogue or no_epilogue(as_dtype(arrays[0].dtype))
+    lowered = lower_contraction(
+        spec, extents, type_of(arrays[0]), type_of(arrays[1]), epilogue, target, threads, frozenset(constants)
+    )
+    for call in lowered.calls:
+        verify(call.kernel)
+    return lowered, group_shape(spec.output, extents)
+
+
+def _evaluate(spec_text, arrays, sizes):
+    return contract_evaluate({"spec": spec_text, "sizes": tuple(sizes.items())}, *arrays)
+
+
+def _check(result, spec_text, arrays, sizes, scale=None):
+    """Compare with float64, element by element, relative to the sum of the products' magnitudes."""
+    wide = [a.astype(np.float64) for a in arrays]
+    expected = _evaluate(spec_text, wide, sizes)
+    bound = _evaluate(spec_text, [np.abs(a) for a in wide], sizes) + 1e-30
+    assert np.isfinite(result).all()
+    error = np.abs(result - expected) / bound
+    assert error.max(initial=0) < 16 * np.finfo(result.dtype).eps, error.max()
+
+
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("name", SPECS)
+def test_contraction_matches_reference(name, level):
+    spec, lhs, rhs, sizes = SPECS[name]
+    rng = np.random.default_rng(5)
+    for constants, threads in (((), 2), ((0, 1), 1)):
+        arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
+        lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], threads, constants=constants)
+        out = aligned(shape, np.float32, np.nan)
+        _check(Native(lowered, TARGETS[level], threads)(arrays, out), spec, arrays, sizes)
+
+
+@pytest.mark.parametrize(
+    "name", ["matmul", "transposed rhs", "conv strided", "depthwise", "dot", "conv weight gradient"]
+)
+def test_float64(name):
+    spec, lhs, rhs, sizes = SPECS[name]
+    arrays, _ = _arrays(np.random.default_rng(6), spec, lhs, rhs, np.float64)
+    lowered, shape = _lower(spec, arrays, sizes, TARGETS["avx512"])
+    out = aligned(shape, np.float64, np.nan)
+    Native(lowered, TARGETS["avx512"])(arrays, out)
+    np.testing.assert_allclose(out, _evaluate(spec, arrays, sizes), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "float16", "bfloat16"])
+def test_other_dtypes_take_the_loop_nest(dtype):
+    rng = np.random.default_rng(7)
+    arrays = [aligned(s, as_dtype(dtype).numpy, rng.integers(0, 5, s)) for s in ((7, 9), (9, 21))]
+    lowered, shape = _lower("m k, k n -> m n", arrays, {}, TARGETS["avx512"])
+    out = aligned(shape, as_dtype(dtype).numpy)
+    Native(lowered, TARGETS["avx512"])(arrays, out)
+    assert np.array_equal(out.astype(np.float64), _evaluate("m k, k n -> m n", arrays, {}).astype(np.float64))
+
+
+def test_random_matmuls():
+    seed = int(np.random.SeedSequence().entropy % (1 << 32))
+    print("seed", seed)
+    rng = np.random.default_rng(seed)
+    target = TARGETS["avx512"]
+    forms = ["m k, k n -> m n", "m k, n k -> m n", "k m, k n -> m n", "m k, k n -> n m"]
+    for _ in range(12):
+        m, n, k = (int(x) for x in rng.integers(1, 71, 3))
+        spec = forms[int(rng.integers(len(forms)))]
+        extents = {"m": m, "n": n, "k": k}
+        lhs, rhs = (tuple(extents[a] for a in side.split()) for side in spec.split("->")[0].split(","))
+        threads = int(rng.choice([1, 2, 4]))
+        arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
+        lowered, shape = _lower(spec, arrays, {}, target, threads)
+        out = aligned(shape, np.float32, np.nan)
+        _check(Native(lowered, target, threads)(arrays, out), spec, arrays, {})
+
+
+@pytest.mark.parametrize(
+    "name", ["matmul", "transposed rhs", "batched", "conv narrow image", "depthwise", "matrix vector"]
+)
+def test_emulator_and_machine_code_agree(name):
+    spec, lhs, rhs, sizes = SPECS[name]
+    small = {"matmul": ((7, 9), (9, 21)), "transposed rhs": ((5, 9), (18, 9)), "batched": ((2, 3, 5), (2, 5, 17))}
+    lhs, rhs = small.get(name, (lhs, rhs))
+    if name == "conv narrow image":
+        lhs, rhs = (1, 5, 5, 3), (3, 3, 3, 17)
+    if name == "depthwise":
+        lhs, rhs = (1, 5, 6, 19), (3, 3, 19)
+    arrays, _ = _arrays(np.random.default_rng(8), spec, lhs, rhs, np.float32)
+    target = TARGETS["avx512"]
+    lowered, shape = _lower(spec, arrays, sizes, target)
+    native = Native(lowered, target)(arrays, aligned(shape, np.float32, np.nan))
+    emulated = run_emulated(lowered, arrays, np.full(shape, np.nan, np.float32))
+    assert np.array_equal(native, emulated)
+
+
+def _bias_residual_relu(rank, shape, columns):
+    axes = [Var(name) for name in "mn"] if rank == 2 else [Var(name) for name in "nhwk"]
+    total = apply("add", Var("acc", float32), Read(0, (axes[-1],), float32))
+    total = apply("add", total, Read(1, tuple(axes), float32))
+    total = apply("maximum", total, const(0.0, float32))
+    return Epilogue(total, float32, (tensor_type(float32, (columns,)), tensor_type(float32, shape)))
+
+
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("name", ["matmul", "conv narrow image"])
+def test_epilogue_of_bias_residual_and_relu(name, level):
+    spec, lhs, rhs, sizes = SPECS[name]
+    rng = np.random.default_rng(9)
+    arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
+    product = _evaluate(spec, [a.astype(np.float64) for a in arrays], sizes)
+    bias = aligned(product.shape[-1:], np.float32, rng.standard_normal(product.shape[-1:]))
+    residual = aligned(product.shape, np.float32, rng.standard_normal(product.shape))
+    epilogue = _bias_residual_relu(product.ndim, product.shape, product.shape[-1])
+    lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], 2, epilogue)
+    assert len(lowered.calls) <= 2 and len(lowered.temporaries) <= 1
+    out = Native(lowered, TARGETS[level], 2)([*arrays, bias, residual], aligned(shape, np.float32, np.nan))
+    np.testing.assert_allclose(out, np.maximum(product + bias + residual, 0), rtol=1e-4, atol=1e-4)
+
+
+def test_epilogue_that_uses_positions_runs_apart():
+    m, n = Var("m"), Var("n")
+    later = apply("select", apply("less_equal", n, m), Var("acc", float32), const(-1.0, float32))
+    flipped = Read(0, (apply("sub", const(69), n),), float32)
+    epilogue = Epilogue(cast(apply("add", later, flipped), float64), float64, (tensor_type(float32, (70,)),))
+    rng = np.random.default_rng(10)
+    spec, lhs, rhs, _ = SPECS["matmul"]
+    arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
+    extra = aligned((70,), np.float32, rng.standard_normal(70))
+    lowered, shape = _lower(spec, arrays, {}, TARGETS["avx512"], 1, epilogue)
+    out = Native(lowered, TARGETS["avx512"])([*arrays, extra], aligned(shape, np.float64, np.nan))
+    product = arrays[0] @ arrays[1]
+    mask = np.arange(70)[None, :] <= np.arange(37)[:, None]
+    np.testing.assert_allclose(out, np.where(mask, product, -1) + extra[::-1], rtol=1e-4, atol=1e-4)
+
+
+def test_packing_reads_one_operand_only():
+    arrays, _ = _arrays(np.random.default_rng(11), "m k, n k -> m n", (40, 30), (50, 30), np.float32)
+    lowered, _ = _lower("m k, n k -> m n", arrays, {}, TARGETS["avx512"], constants=(1,))
+    pack, multiply = lowered.calls
+    assert [o.kind.value for o in pack.operands] == ["input", "temporary"]
+    assert pack.operands[0].index == 1
+    assert pack.operands[1] in multiply.operands
+
+
+def test_empty_depth_gives_zeros():
+    arrays = [aligned((4, 0), np.float32), aligned((0, 20), np.float32)]
+    lowered, shape = _lower("m k, k n -> m n", arrays, {}, TARGETS["avx512"])
+    out = Native(lowered, TARGETS["avx512"])(arrays, aligned(shape, np.float32, np.nan))
+    assert np.array_equal(out, np.zeros((4, 20), np.float32))
+
+
+def test_layers_of_one_structure_share_micro_kernels():
+    from dlc.ir.kernel import Call, statements
+
+    found = []
+    for channels in (64, 128):
+        arrays = [aligned((1, 16, 16, channels), np.float32), aligned((3, 3, channels, 64), np.float32)]
+        lowered, _ = _lower("n h+r w+s c, r s c k -> n h w k", arrays, {}, TARGETS["avx512"], constants=(1,))
+        found.append({s.kernel for s in statements(lowered.calls[-1].kernel.body) if isinstance(s, Call)})
+    assert found[0] == found[1]
