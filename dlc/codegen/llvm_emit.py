@@ -8,7 +8,7 @@ must not know how modules are compiled or run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dlc.codegen.llvm_expr import evaluate, evaluate_deep
@@ -401,7 +401,7 @@ def _vector_loop(s: FunctionState, statement: For, lanes: int) -> None:
         s.lanes, s.mask = 0, None
 
 
-_EMIT = {
+_EMIT: dict[type, Callable[..., None]] = {
     For: _for,
     Let: _let,
     Alloc: _alloc,

@@ -41,8 +41,8 @@ def evaluate(s: FunctionState, expr: Expr) -> Value:
         return known
     before = s.read_count
     match expr:
-        case Const(value=value, dtype=dtype):
-            return integer(int(value)) if dtype is int64 else Value(literal(value, dtype), dtype)
+        case Const(value=number, dtype=dtype):
+            return integer(int(number)) if dtype is int64 else Value(literal(number, dtype), dtype)
         case Var(name=name):
             try:
                 return s.env[name]
