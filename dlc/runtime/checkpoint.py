@@ -35,6 +35,7 @@ _NAMES = {
 }  # fmt: skip
 _DTYPES = {stored: as_dtype(name).numpy for name, stored in _NAMES.items()}
 _NO_DIGEST = "0" * 64
+_OWN = {"dlc.format", "dlc.scalars", "dlc.dtypes", "dlc.sha256"}  # keys of the metadata
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def _parse(source: Path, data: memoryview, size: int) -> Checkpoint:
             valid = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(source, f"entry of tensor {name!r} is malformed ({error})") from error
-        if not valid or stored not in _DTYPES:
+        if not valid or not isinstance(stored, str) or stored not in _DTYPES:
             raise _damaged(source, f"tensor {name!r} has dtype {stored!r}, shape {shape}, offsets {begin}, {end}")
         entries.append((begin, end, name, _DTYPES[stored], shape))
     for begin, end, name, dtype, shape in sorted(entries, key=lambda entry: entry[:2]):
@@ -237,8 +238,10 @@ def _parse(source: Path, data: memoryview, size: int) -> Checkpoint:
         tensors[name] = np.frombuffer(data[start + begin : start + end], dtype).reshape(shape).copy()
     if start + position != size:
         raise _damaged(source, f"{size} bytes where the header describes {start + position}")
-    if "dlc.format" not in metadata:
+    if not _OWN & set(metadata):
         return Checkpoint(tensors, {})  # plain safetensors of another program
+    if not _OWN <= set(metadata):
+        raise _damaged(source, f"its metadata lacks {', '.join(sorted(_OWN - set(metadata)))}")
     _check_digest(source, metadata, data, start)
     return _with_metadata(source, metadata, tensors)
 
@@ -261,7 +264,7 @@ def _check_digest(source: Path, metadata: dict[str, str], data: memoryview, star
         raise CheckpointError(
             f"checkpoint {source} has format {metadata['dlc.format']!r}, this version reads {_FORMAT!r}; update dlc"
         )
-    digest = str(metadata.get("dlc.sha256"))
+    digest = str(metadata["dlc.sha256"])
     if len(digest) != len(_NO_DIGEST):
         raise _damaged(source, "its checksum is malformed")
     hasher = hashlib.sha256(bytes(data[:start]).replace(digest.encode(), _NO_DIGEST.encode()))

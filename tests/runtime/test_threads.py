@@ -273,8 +273,12 @@ def test_worker_threads_leave_signals_to_python_and_are_joined():
     workers = set(os.listdir("/proc/self/task")) - before
     assert len(workers) == 3
     for task in workers:
-        status = Path(f"/proc/self/task/{task}/status").read_text()
-        blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+        for _ in range(200):  # a thread being born blocks everything for a moment
+            status = Path(f"/proc/self/task/{task}/status").read_text()
+            blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+            if not blocked >> (signal.SIGSEGV - 1) & 1:
+                break
+            time.sleep(0.01)
         assert blocked >> (signal.SIGINT - 1) & 1
         assert not blocked >> (signal.SIGSEGV - 1) & 1
     fresh.pools.drain(patience=1.0)
