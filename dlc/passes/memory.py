@@ -71,6 +71,7 @@ class _Places:
         self.inside: dict[int, View] = {}
         self.removed: set[int] = set()
         self.loop_of = _innermost_loop(program)
+        self.loops = {b: {self.loop_of[a.step] for a in found} for b, found in self.accesses.items()}
 
     def resolve(self, view: View) -> View:
         """Follow the chain of placements."""
@@ -88,8 +89,12 @@ class _Places:
         """Let ``buffer`` live at ``view``; the holder inherits its accesses."""
         self.inside[buffer] = view
         outer = self.accesses[view.buffer]
-        outer += [_Access(a.step, view, a.writes) for a in self.accesses[buffer] if a.step not in self.removed]
-        outer.sort(key=lambda a: a.step)
+        moved = [_Access(a.step, view, a.writes) for a in self.accesses[buffer] if a.step not in self.removed]
+        in_order = not (outer and moved) or outer[-1].step <= moved[0].step
+        outer += moved
+        if not in_order:
+            outer.sort(key=lambda a: a.step)
+        self.loops.setdefault(view.buffer, set()).update(self.loops[buffer])
 
 
 def _innermost_loop(program: Program) -> list[int]:
@@ -118,7 +123,12 @@ def _coalesce(program: Program) -> _Places:
 
 def _is_free_intermediate(places: _Places, view: View) -> bool:
     buffer = places.program.buffers[view.buffer]
-    return buffer.kind is SlotKind.ARENA and view.buffer not in places.inside and view.offset == 0 and not any(view.strides)
+    return (
+        buffer.kind is SlotKind.ARENA
+        and view.buffer not in places.inside
+        and view.offset == 0
+        and not any(view.strides)
+    )
 
 
 def _try_remove_copy(places: _Places, number: int, step: CopyStep) -> None:
@@ -153,7 +163,9 @@ def _may_share(places: _Places, number: int, written: int, read: int, target: Vi
     touching = [p for p, v in enumerate(step.views) if places.resolve(v).buffer == target.buffer]
     position = next((p for p, v in enumerate(step.views) if v.buffer == written), None)
     same_place = all(places.resolve(step.views[p]) == target for p in touching)
-    return position is not None and same_place and all((position, p) in step.in_place for p in touching if p != position)
+    return (
+        position is not None and same_place and all((position, p) in step.in_place for p in touching if p != position)
+    )
 
 
 def _try_take_over(places: _Places, number: int, step: CallStep, written: int, read: int) -> None:
@@ -166,13 +178,9 @@ def _try_take_over(places: _Places, number: int, step: CallStep, written: int, r
         return
     if holder.nbytes != places.program.buffers[result.buffer].nbytes:
         return
-    if any(a.step > number for a in places.accesses[operand.buffer]):
+    if places.accesses[operand.buffer][-1].step > number or places.accesses[result.buffer][0].step < number:
         return
-    if any(a.step < number for a in places.accesses[result.buffer]):
-        return
-    loops = {places.loop_of[a.step] for a in places.accesses[operand.buffer]}
-    loops |= {places.loop_of[a.step] for a in places.accesses[result.buffer]}
-    if len(loops) != 1:
+    if len(places.loops[operand.buffer] | places.loops[result.buffer]) != 1:
         return
     touching = [p for p, v in enumerate(step.views) if p != written and places.resolve(v).buffer == operand.buffer]
     if any((written, p) not in step.in_place for p in touching):
@@ -258,9 +266,7 @@ class _FreeList:
         del self.by_size[bisect_left(self.by_size, (size, offset))]
 
 
-def _assign_offsets(
-    program: Program, live: dict[int, tuple[int, int]]
-) -> tuple[dict[int, int], int, tuple[str, ...]]:
+def _assign_offsets(program: Program, live: dict[int, tuple[int, int]]) -> tuple[dict[int, int], int, tuple[str, ...]]:
     """Sweep over the steps, taking a place at a range's first step and giving it back after its last."""
     starts: dict[int, list[int]] = defaultdict(list)
     ends: dict[int, list[int]] = defaultdict(list)
