@@ -22,9 +22,15 @@ _NUMERIC = frozenset(dtype.numpy for dtype in DTYPES.values() if dtype.kind != "
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an uninitialised C-ordered array whose data begins at a multiple of 64 bytes."""
-    nbytes = prod(shape) * dtype.itemsize
+    return empty_at(shape, dtype, prod(shape) * dtype.itemsize)[0]
+
+
+def empty_at(shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> tuple[np.ndarray, int]:
+    """Return such an array of ``nbytes`` bytes and its address, which takes a microsecond to ask for again."""
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    return np.ndarray(shape, dtype, raw, -address_of(raw) % ALIGNMENT)
+    start = address_of(raw)
+    offset = -start % ALIGNMENT
+    return np.ndarray(shape, dtype, raw, offset), start + offset
 
 
 def address_of(array: np.ndarray) -> int:

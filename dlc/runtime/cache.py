@@ -51,10 +51,11 @@ def make_key(kind: str, parts: Mapping[str, str | bytes]) -> CacheKey:
     """Return the key of an entry of ``kind`` (a file name) that depends on ``parts``."""
     described = {}
     for name, part in parts.items():
-        data = part if isinstance(part, bytes) else part.encode()
-        digest = hashlib.sha256(data).hexdigest()
-        short = isinstance(part, str) and len(part) <= _SHORT
-        described[name] = f"{digest} {part}" if short else digest
+        if isinstance(part, bytes):
+            described[name] = hashlib.sha256(part).hexdigest()
+        else:
+            digest = hashlib.sha256(part.encode()).hexdigest()
+            described[name] = f"{digest} {part}" if len(part) <= _SHORT else digest
     return CacheKey(kind, described)
 
 

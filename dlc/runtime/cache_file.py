@@ -59,7 +59,7 @@ def write_entry(file: IO[bytes], entry: Entry) -> int:
         dtype = as_dtype(array.dtype)
         whole = np.ascontiguousarray(array, dtype.numpy)
         sections.append({"name": name, "dtype": dtype.name, "shape": list(array.shape)})
-        views.append(memoryview(whole.reshape(-1).view(np.uint8)))
+        views.append(whole.reshape(-1).view(np.uint8).data)
     position = 0
     for section, view, digest in zip(sections, views, _digests(views)):
         position += -position % _ALIGNMENT

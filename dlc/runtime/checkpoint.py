@@ -125,7 +125,7 @@ def _layout(tensors: Mapping[str, np.ndarray], scalars: dict[str, Scalar]) -> tu
         dtype = as_dtype(array.dtype)
         if dtype.kind == "string" or name == "__metadata__":
             raise CheckpointError(f"tensor {name!r} of dtype {dtype} cannot be stored; leave it out or rename it")
-        whole = np.ascontiguousarray(array, dtype.numpy).reshape(array.shape)
+        whole: np.ndarray = np.ascontiguousarray(array, dtype.numpy).reshape(array.shape)
         if dtype.name not in _NAMES:
             unusual[name] = dtype.name
             whole = whole.reshape(*whole.shape, 1).view(np.uint8)
@@ -152,8 +152,8 @@ def _write(file: IO[bytes], head: dict[str, Any], arrays: list[np.ndarray]) -> N
     file.write(packed)
     hasher = hashlib.sha256(packed)
     for array in arrays:
-        hasher.update(memoryview(array))
-        file.write(memoryview(array))
+        hasher.update(array.data)
+        file.write(array.data)
     head["__metadata__"]["dlc.sha256"] = hasher.hexdigest()
     file.seek(0)
     file.write(_packed(head))

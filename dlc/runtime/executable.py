@@ -11,6 +11,7 @@ import difflib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from dlc.errors import DlcError, InputError
 from dlc.ir.plan import Plan, Slot, SlotKind
 from dlc.ir.types import TensorType
-from dlc.runtime.buffers import Arena, address_of, aligned, empty, prepare_input
+from dlc.runtime.buffers import Arena, address_of, aligned, empty_at, prepare_input
 from dlc.runtime.program import Program, build_program
 from dlc.runtime.threads import NativeRuntime, Turn
 
@@ -100,7 +101,7 @@ class Executable:
         self._pack = struct.Struct(f"={len(plan.slots)}q").pack
         self._arena_slot = -1
         slot_of: dict[str, int] = {}
-        self._output_slots: list[tuple[int, str, tuple[int, ...], np.dtype]] = []
+        self._output_slots: list[tuple[int, str, tuple[int, ...], np.dtype, int]] = []
         for index, slot in enumerate(plan.slots):
             match slot.kind:
                 case SlotKind.ARENA:
@@ -113,12 +114,14 @@ class Executable:
                     slot_of[slot.name] = index
                 case SlotKind.OUTPUT:
                     type_ = _static_type(slot)
-                    self._output_slots.append((index, slot.name, type_.shape, type_.dtype.numpy))
+                    shape = tuple(dim for dim in type_.shape if isinstance(dim, int))
+                    dtype = type_.dtype.numpy
+                    self._output_slots.append((index, slot.name, shape, dtype, prod(shape) * dtype.itemsize))
         self._input_slots = [
             (slot_of.get(port.name, -1), port.name, port.type, port.shape, port.dtype) for port in self.inputs
         ]
         self._output_names = [port.name for port in self.outputs]
-        self._in_slot_order = self._output_names == [name for _, name, _, _ in self._output_slots]
+        self._in_slot_order = self._output_names == [name for _, name, _, _, _ in self._output_slots]
         self._arenas: list[Arena] = []
         self._arena_count = 0
         self._turn = Turn() if self.state and self.program.commits else None
@@ -168,9 +171,8 @@ class Executable:
             if index >= 0:
                 bases[index] = address_of(array)
         results = {}
-        for index, name, shape, dtype in self._output_slots:
-            output = results[name] = empty(shape, dtype)
-            bases[index] = address_of(output)
+        for index, name, shape, dtype, nbytes in self._output_slots:
+            results[name], bases[index] = empty_at(shape, dtype, nbytes)
         arena = self._take_arena()
         try:
             if arena is not None:

@@ -36,15 +36,12 @@ _BYTES_PER_NANOSECOND = 10
 class Program:
     """A native program: ``address`` of its header; ``parallel`` if it uses more than one thread."""
 
+    address: int
     header: np.ndarray
     records: np.ndarray
     parallel: bool
     commits: bool
     scratch_bytes: int
-
-    @property
-    def address(self) -> int:
-        return self.header.ctypes.data
 
 
 def build_program(
@@ -86,7 +83,7 @@ def build_program(
     times = 0 if timing is None else timing.ctypes.data
     header = np.array([records.ctypes.data, int(parallel), most, times], np.int64)
     commits = any(isinstance(step, KernelStep) and step.commits for _, step in steps)
-    return Program(header, records, parallel, commits, scratch_bytes)
+    return Program(header.ctypes.data, header, records, parallel, commits, scratch_bytes)
 
 
 def _kernel_words(step: KernelStep, number: int, address: int, depth: int, threads: int, barrier: bool) -> list[int]:

@@ -205,8 +205,10 @@ _turns: weakref.WeakSet[Turn] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for kept in (*_live, *_turns):
-        kept.forget()
+    for pools in list(_live):
+        pools.forget()
+    for turn in list(_turns):
+        turn.forget()
 
 
 def _at_exit() -> None:
