@@ -28,7 +28,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.\-/:]*\Z", re.ASCII)
 def print_graph(graph: Graph, initials: bool = False, origins: bool = True) -> str:
     """Return the text of ``graph``, ending in a newline.
 
-    Initial arrays of inputs are written up to INLINE_ELEMENTS elements, or all of them with ``initials``.
+    Initial arrays of inputs are written up to 4 elements, or all of them with ``initials``.
     Without ``origins`` the text says nothing of where nodes come from.
     """
     return "\n".join(_graph_lines(graph, initials, origins)) + "\n"
@@ -126,7 +126,7 @@ def _element(value: np.generic) -> str:
         return "true" if value else "false"
     if kind == "complex":
         return repr(complex(value)).replace(" ", "")
-    return repr(float(value)) if kind == "float" else str(int(value))
+    return str(value) if kind == "float" else str(int(value))  # the shortest text that reads back exactly
 
 
 def _number(text: str) -> bool | int | float | complex:
@@ -162,7 +162,7 @@ def _spec_text(spec: InputSpec, initials: bool) -> str:
         parts.append("trainable")
     if spec.replaced_by is not None:
         parts.append(f"replaced_by {json.dumps(spec.replaced_by)}")
-    if spec.initial is not None and (initials or spec.initial.size <= INLINE_ELEMENTS):
+    if spec.initial is not None and (initials or spec.initial.size <= 4):
         parts.append(f"initial {array_text(spec.initial)}")
     elif spec.initial is not None:
         parts.append("initial ...")

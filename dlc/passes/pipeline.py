@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dlc.ir.opdef import Mode
+from dlc.passes.canonicalize import CanonicalizeOptions, canonicalize
 from dlc.passes.cleanup import cleanup, prune_state
 from dlc.passes.expand import ExpandOptions, expand
 from dlc.passes.fold import fold
@@ -14,13 +15,19 @@ INFERENCE: tuple[Pass, ...] = (
     Pass("expand", expand, ExpandOptions(Mode.INFERENCE)),
     Pass("prune_state", prune_state),
     Pass("fold_expanded", fold),
-    Pass("cleanup_expanded", cleanup),
+    Pass("canonicalize", canonicalize, CanonicalizeOptions(Mode.INFERENCE)),
+    Pass("fold_canonical", fold),
+    Pass("cleanup_canonical", cleanup),
 )
+"""For graphs whose symbols are bound. ``hoist`` and ``fuse`` follow."""
 
 TRAINING: tuple[Pass, ...] = (
     Pass("cleanup", cleanup),
     Pass("fold", fold),
     Pass("expand", expand, ExpandOptions(Mode.TRAINING)),
     Pass("fold_expanded", fold),
-    Pass("cleanup_expanded", cleanup),
+    Pass("canonicalize", canonicalize, CanonicalizeOptions(Mode.TRAINING)),
+    Pass("fold_canonical", fold),
+    Pass("cleanup_canonical", cleanup),
 )
+"""For the graph that ``train_step`` composed."""

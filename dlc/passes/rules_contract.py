@@ -1,0 +1,169 @@
+"""Rewrite rules on contractions: transposes become part of the specification, fixed scales part of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dlc.ir.builder import Builder
+from dlc.ir.contraction import ContractSpec, Group, parse_spec
+from dlc.ir.dims import Dim
+from dlc.ir.graph import Node, Value
+from dlc.ir.ops.contract import contract_extents, emit_contract
+from dlc.passes.respec import has_windows, reshape_side, sides, with_side
+from dlc.passes.rewrite import Context, Replacement, Rule, rule
+
+
+def _parts(node: Node) -> tuple[ContractSpec, dict[str, Dim]]:
+    return parse_spec(node.attributes["spec"]), contract_extents(node.input_types, node.attributes)
+
+
+@rule("contract")
+def transposed_operand(builder: Builder, node: Node, context: Context) -> Replacement:
+    """contract(transpose(x), y) -> contract(x, y) with permuted dimensions; also through a reshape of a transpose.
+
+    Contractions with windows keep their operands' layouts: the layout pass chose them.
+    """
+    spec, extents = _parts(node)
+    if has_windows(spec):
+        return None
+    for position, name in enumerate(("lhs", "rhs")):
+        new_spec, new_extents, source = spec, extents, node.inputs[position]
+        reshape = context.producer(source, "reshape")
+        if reshape is not None:
+            inner = reshape.inputs[0]
+            if context.producer(inner, "transpose") is None:
+                continue
+            changed = reshape_side(spec, extents, name, source.type.shape, inner.type.shape)
+            if changed is None:
+                continue
+            (new_spec, new_extents), source = changed, inner
+        transpose = context.producer(source, "transpose")
+        if transpose is None:
+            continue
+        permutation = transpose.attributes["permutation"]
+        side = sides(new_spec)[name]
+        before = tuple(side[permutation.index(k)] for k in range(len(side)))
+        operands = [*node.inputs]
+        operands[position] = transpose.inputs[0]
+        return emit_contract(builder, with_side(new_spec, name, before), operands[0], operands[1], new_extents)
+    return None
+
+
+@rule("transpose")
+def transposed_result(builder: Builder, node: Node, context: Context) -> Replacement:
+    """transpose(contract(x, y)) -> contract(x, y) with permuted output; also through a reshape of the contraction."""
+    source = node.inputs[0]
+    reshape = context.producer(source, "reshape")
+    inner = source if reshape is None else reshape.inputs[0]
+    contract = context.producer(inner, "contract")
+    if contract is None or not context.has_one_use(source) or not context.has_one_use(inner):
+        return None
+    spec, extents = _parts(contract)
+    if has_windows(spec):
+        return None
+    if reshape is not None:
+        changed = reshape_side(spec, extents, "output", inner.type.shape, source.type.shape)
+        if changed is None:
+            return None
+        spec, extents = changed
+    output = tuple(spec.output[k] for k in node.attributes["permutation"])
+    return emit_contract(builder, with_side(spec, "output", output), contract.inputs[0], contract.inputs[1], extents)
+
+
+@rule("mul")
+def scale_into_weights(builder: Builder, node: Node, context: Context) -> Replacement:
+    """contract(x, w) * s -> contract(x, w * s) for fixed w and s, s varying along dimensions that w has."""
+    for value, factor in (node.inputs, node.inputs[::-1]):
+        contract = context.producer(value, "contract")
+        if contract is None or not context.has_one_use(value) or not context.is_fixed(factor):
+            continue
+        spec, extents = _parts(contract)
+        for position, name in ((1, "rhs"), (0, "lhs")):
+            weight = contract.inputs[position]
+            if not context.is_fixed(weight) or context.is_fixed(contract.inputs[1 - position]):
+                continue
+            scale = _spread(builder, context, factor, spec, name, weight)
+            if scale is None:
+                continue
+            operands = [*contract.inputs]
+            operands[position] = builder.mul(weight, scale)
+            return emit_contract(builder, spec, operands[0], operands[1], extents)
+    return None
+
+
+def _spread(
+    builder: Builder, context: Context, factor: Value, spec: ContractSpec, name: str, weight: Value
+) -> Value | None:
+    """Return ``factor``, a broadcast over the output, in the weight's shape; None if it varies elsewhere."""
+    maker = context.producer(factor, "broadcast")
+    if maker is None:
+        return None
+    side = sides(spec)[name]
+    source = maker.inputs[0]
+    indices = [spec.output[d] for d in maker.attributes["dims"]]
+    if any(d not in side or not isinstance(d, Group) for d in indices):
+        return None
+    places = [side.index(d) for d in indices]
+    order = sorted(range(len(places)), key=places.__getitem__)
+    source = builder.transpose_to(source, order)
+    return builder.broadcast_to(source, weight.type.shape) if not places else _place(builder, source, places, weight)
+
+
+def _place(builder: Builder, source: Value, places: list[int], weight: Value) -> Value:
+    if source.type.shape == weight.type.shape:
+        return source
+    return builder.broadcast(source, shape=weight.type.shape, dims=tuple(sorted(places)))
+
+
+_COMBINE: Mapping[tuple[str, str], tuple[str, str]] = {
+    # (outer, inner) -> (outer op left, op between the two fixed operands)
+    ("add", "add"): ("add", "add"),
+    ("add", "sub"): ("sub", "sub"),
+    ("sub", "add"): ("add", "sub"),
+    ("sub", "sub"): ("sub", "add"),
+}
+
+
+@rule("add", "sub")
+def shift_after_shift(builder: Builder, node: Node, context: Context) -> Replacement:
+    """(contract ± a) ± b -> contract ± (a ± b) for fixed a and b: one vector to add instead of two."""
+    for value, outer in _first_and_fixed(node, context):
+        inner = context.producer(value, "add", "sub")
+        if inner is None or not context.has_one_use(value):
+            continue
+        for base, shift in _first_and_fixed(inner, context):
+            if context.producer(base, "contract") is None:
+                continue
+            kept, between = _COMBINE[(node.op.name, inner.op.name)]
+            return builder.call(kept, base, builder.call(between, shift, outer))
+    return None
+
+
+@rule("mul")
+def scale_after_shift(builder: Builder, node: Node, context: Context) -> Replacement:
+    """(contract ± a) * s -> contract * s ± a * s for fixed a and s, so that s can move into the weights."""
+    for value, factor in _first_and_fixed(node, context):
+        inner = context.producer(value, "add", "sub")
+        if inner is None or not context.has_one_use(value):
+            continue
+        for base, shift in _first_and_fixed(inner, context):
+            contract = context.producer(base, "contract")
+            if contract is None or not any(context.is_fixed(v) for v in contract.inputs):
+                continue
+            return builder.call(inner.op.name, builder.mul(base, factor), builder.mul(shift, factor))
+    return None
+
+
+def _first_and_fixed(node: Node, context: Context) -> list[tuple[Value, Value]]:
+    """Return (varying operand, fixed operand) pairs; only the second operand of ``sub`` may be fixed."""
+    pairs = [node.inputs] if node.op.name == "sub" else [node.inputs, node.inputs[::-1]]
+    return [(a, b) for a, b in pairs if context.is_fixed(b) and not context.is_fixed(a)]
+
+
+CONTRACT_RULES: tuple[Rule, ...] = (
+    transposed_operand,
+    transposed_result,
+    scale_into_weights,
+    shift_after_shift,
+    scale_after_shift,
+)
