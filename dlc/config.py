@@ -77,7 +77,7 @@ OPTIONS: Mapping[str, Option] = {
         Option("num_threads", ("DLC_NUM_THREADS", "OMP_NUM_THREADS"), "int", _thread_count, lambda: available_cpus(),
                "processors this process may use", "Threads of an executable, the caller included."),
         Option("cpu_features", ("DLC_CPU_FEATURES",), "text", str.strip, "",
-               "what the processor has", "Restrict code to a level (baseline, avx2, avx512) or a list of features."),
+               "what the processor has", "Restrict code to a level (generic, avx2, avx512), or leave out -features."),
         Option("cache", ("DLC_CACHE",), "0 or 1", _switch, True, "1", "Keep compiled code on disk."),
         Option("cache_dir", ("DLC_CACHE_DIR",), "path", _path, lambda: platformdirs.user_cache_path("dlc"),
                "the user's cache folder", "Where compiled code is kept."),

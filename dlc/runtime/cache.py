@@ -30,6 +30,9 @@ _TEMPORARY = ".tmp-"
 _STALE_SECONDS = 3600
 _SHORT = 120
 
+_unmeasured: dict[Path, int] = {}  # bytes this process wrote to a folder since it last measured it
+_reported: set[str] = set()  # each message is logged once per process
+
 
 @dataclass(frozen=True)
 class CacheKey:
@@ -78,9 +81,6 @@ class CodeCache:
         self.folder = Path(folder) if folder is not None else config.cache_dir()
         self.limit = config.cache_limit() if limit is None else limit
         self._enabled = config.cache_enabled()
-        self._unpruned = 0  # bytes written since the folder was last measured
-        self._measured = False
-        self._reported: set[str] = set()
 
     def load(self, key: CacheKey) -> Entry | None:
         """Return the entry of ``key``, or None if there is none that is whole and this user's own."""
@@ -130,9 +130,11 @@ class CodeCache:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        self._unpruned += written
-        if not self._measured or self._unpruned > self.limit // 16:
+        unmeasured = _unmeasured.get(self.folder)
+        if unmeasured is None or unmeasured + written > self.limit // 16:
             self.prune(keep=path)
+        else:
+            _unmeasured[self.folder] = unmeasured + written
         return True
 
     def entries(self, *, check: bool = False) -> list[EntryInfo]:
@@ -163,7 +165,7 @@ class CodeCache:
     def prune(self, limit: int | None = None, *, keep: Path | None = None) -> int:
         """Remove the entries used longest ago until ``limit`` bytes are left; return the bytes removed."""
         most = self.limit if limit is None else limit
-        self._measured, self._unpruned = True, 0
+        _unmeasured[self.folder] = 0
         self._remove_stale()
         entries = self.entries()
         total = sum(info.nbytes for info in entries)
@@ -222,8 +224,8 @@ class CodeCache:
                     path.unlink()
 
     def _report(self, message: str) -> None:
-        if message not in self._reported:
-            self._reported.add(message)
+        if message not in _reported:
+            _reported.add(message)
             log.warning("code cache: %s", message)
 
 

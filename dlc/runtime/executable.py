@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -90,6 +90,7 @@ class Executable:
         self.plan = plan
         self.code = code
         self.threads = threads
+        self.report: Any = None  # what the compilation did, set by whoever compiled
         self._native = native
         self._scratch_bytes = scratch_bytes
         self.program: Program = build_program(plan, code.address, threads=threads, scratch_bytes=scratch_bytes)
