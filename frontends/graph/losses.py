@@ -157,7 +157,7 @@ def cross_entropy(
 
     ``target`` holds class indices (int64, the shape of ``output`` without the classes), or, with ``probabilities`` or
     if the graph declares it so, probabilities of the shape of ``output``. Classes lie along ``axis``: by default
-    dimension 1, as in PyTorch (0 of a vector). Elements whose target is ``ignore_index`` do not count (None: all count).
+    dimension 1, as in PyTorch (0 of a vector). Targets equal to ``ignore_index`` do not count (None: all do).
     """
     if not 0.0 <= label_smoothing <= 1.0:
         raise ConfigError(f"cross_entropy: label_smoothing is {label_smoothing}; it must be between 0 and 1")

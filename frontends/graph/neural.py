@@ -63,8 +63,7 @@ def relu6(b: Builder, x: Any) -> Value:
 
 def hardtanh(b: Builder, x: Any, min_val: float = -1.0, max_val: float = 1.0) -> Value:
     """Limit ``x`` to [``min_val``, ``max_val``]."""
-    value = floating(b, x)
-    return b.clamp(value, b.constant(float(min_val), value.type.dtype), b.constant(float(max_val), value.type.dtype))
+    return b.clamp(floating(b, x), low=float(min_val), high=float(max_val))
 
 
 def leaky_relu(b: Builder, x: Any, negative_slope: float = 0.01) -> Value:

@@ -275,7 +275,7 @@ class Graph:
     def generator(self, name: str) -> np.random.Generator:
         """Return the random generator of the parameter ``name``: a function of the seed and the name."""
         words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], np.uint32)
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *words.tolist()])))
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, *words.tolist()])))
 
     # -- after freezing -----------------------------------------------------------------
 
