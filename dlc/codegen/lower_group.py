@@ -1,0 +1,165 @@
+"""Lowers a group of nodes in index form: one pointwise nest, one row problem, or stage by stage.
+
+It must not know how single schedules work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dlc.codegen.combiners import POSITIONS
+from dlc.codegen.compute_group import ComputeGroup
+from dlc.codegen.in_place import pointwise_pairs, row_pairs
+from dlc.codegen.kernel_builder import KernelBuilder
+from dlc.codegen.loop_nest import axis_simplifier, loads
+from dlc.codegen.row_group import row_problem
+from dlc.codegen.row_problem import Reduction, RowProblem, Stage, Write
+from dlc.codegen.schedule_loops import TASK_WORK
+from dlc.codegen.schedule_pointwise import Assignment, pointwise_body
+from dlc.codegen.schedule_rows import row_body, rows_of, work_of
+from dlc.codegen.schedule_split import split_rows, wants_split
+from dlc.codegen.target import CpuTarget
+from dlc.errors import CompileError
+from dlc.ir.compute import Compute
+from dlc.ir.expr import Expr, Var, substitute
+from dlc.ir.graph import Node, Value
+from dlc.ir.lowering import KernelCall, Lowered
+from dlc.ir.simplify import linear_index
+
+
+def lower_group(
+    nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], target: CpuTarget, threads: int
+) -> Lowered:
+    """Return the kernel calls that compute ``outputs`` of a body of ``nodes`` over ``inputs``."""
+    lowering = GroupLowering(nodes, inputs, outputs, target, threads)
+    return lowering.lowered()
+
+
+class GroupLowering:
+    """The lowering of one group; use ``lower_group``."""
+
+    def __init__(
+        self, nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], target: CpuTarget, threads: int
+    ) -> None:
+        self.group = ComputeGroup(inputs, nodes)
+        self.outputs = [v for v in outputs if v.type.size != 0]
+        self.target = target
+        self.threads = threads
+        self.builder = KernelBuilder([v.type for v in inputs], [v.type for v in outputs])
+        self.buffer_of: dict[Value, str] = {v: f"y{k}" for k, v in enumerate(outputs)}
+        for value in outputs:
+            if value not in self.group.computes:
+                raise CompileError(f"a fused node returns {value!r}, which its body does not compute")
+        self.names: dict[int, str] = {k: f"x{k}" for k in range(len(inputs))}
+        self.pairs: list[tuple[int, int]] = []
+        self.note = ", ".join(dict.fromkeys(n.op.name for n in nodes))
+
+    def lowered(self) -> Lowered:
+        """Choose a form and lower to it."""
+        if not self.outputs:
+            return Lowered(())
+        live = self._live_reductions()
+        if not live:
+            calls = self._pointwise(self.outputs, self.group.inline(()))
+        else:
+            calls = self._as_rows() or self._stage_by_stage(live)
+        pairs = tuple(self.pairs) if len(calls) == 1 else ()
+        return Lowered(tuple(calls), tuple(self.builder.temporaries), pairs)
+
+    def _live_reductions(self) -> list[Value]:
+        needed = set(self.outputs)
+        for value in reversed(self.group.computes):
+            if value in needed:
+                needed.update(self.group.operands[value])
+        return [v for v in self.group.reductions if v in needed]
+
+    # -- pointwise -------------------------------------------------------------------------------
+
+    def _pointwise(self, values: Sequence[Value], computes: Mapping[Value, Compute]) -> list[KernelCall]:
+        """One kernel per shape of output."""
+        by_shape: dict[tuple[int, ...], list[Value]] = {}
+        for value in values:
+            by_shape.setdefault(computes[value].shape, []).append(value)
+        calls = []
+        for same in by_shape.values():
+            axes = computes[same[0]].axes
+            simplify = axis_simplifier(axes)
+            assignments = []
+            for value in same:
+                compute = computes[value]
+                mapping: dict[Expr, Expr] = {a.var: b.var for a, b in zip(compute.axes, axes, strict=True)}
+                body = compute.body if compute.axes == axes else substitute(compute.body, mapping)
+                position = linear_index(tuple(a.var for a in axes), compute.shape, simplify)
+                body = loads(simplify(body), self.names.__getitem__, self.group.source_type, simplify)
+                assignments.append(Assignment(self.buffer_of[value], position, body))
+            aliases = pointwise_pairs(assignments, self.builder.types) if len(by_shape) == 1 else {}
+            body = pointwise_body(axes, assignments, self.target, self.threads)
+            if body:
+                calls.append(self.builder.call("pointwise", body, self.note, aliases=aliases))
+                self._pair(aliases)
+        return calls
+
+    def _pair(self, aliases: Mapping[str, str]) -> None:
+        self.pairs += [(int(written[1:]), int(read[1:])) for written, read in aliases.items()]
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def _as_rows(self) -> list[KernelCall]:
+        """The whole group as one row problem; nothing where it is none or its rows are too few."""
+        problem = row_problem(self.group, self.outputs, self.buffer_of, self.names)
+        if problem is None:
+            return []
+        problem = problem.normalized()
+        if len(problem.stages) > 1 and self.threads > 1:
+            few = rows_of(problem, self.target) < self.threads
+            if few and work_of(problem) > 4 * TASK_WORK * self.threads:
+                return []
+        return self._rows(problem)
+
+    def _rows(self, problem: RowProblem) -> list[KernelCall]:
+        parts = wants_split(problem, self.target, self.threads)
+        if parts > 1:
+            split = split_rows(problem, parts, self.builder.temporary, self.target)
+            if split is not None:
+                partial, combined = split
+                second = row_body(combined.normalized(), self.target, self.threads)
+                return [
+                    self.builder.call("partial_reduction", partial, self.note),
+                    self.builder.call("combine", second, self.note),
+                ]
+        aliases = row_pairs(problem, self.builder.types)
+        body = row_body(problem, self.target, self.threads)
+        if not body:
+            return []
+        name = "reduction" if len(problem.stages) == 1 else "rows"
+        self._pair(aliases)
+        return [self.builder.call(name, body, self.note, aliases=aliases)]
+
+    # -- stage by stage -------------------------------------------------------------------------
+
+    def _stage_by_stage(self, reductions: Sequence[Value]) -> list[KernelCall]:
+        """Every reduction by itself into a buffer, then the pointwise outputs."""
+        computes = self.group.inline((), [*dict.fromkeys([*reductions, *self.outputs])])
+        calls: list[KernelCall] = []
+        for value in reductions:
+            buffer = self.buffer_of.get(value)
+            if buffer is None:
+                buffer = self.buffer_of[value] = self.builder.temporary(value.type)
+            self.names[self.group.source(value)] = buffer
+        for value in reductions:
+            if value.type.size != 0:
+                calls += self._rows(self._single(computes[value], self.buffer_of[value]))
+        rest = [v for v in self.outputs if v not in set(reductions)]
+        return calls + self._pointwise(rest, computes)
+
+    def _single(self, compute: Compute, buffer: str) -> RowProblem:
+        """Return a lone reduction as a row problem."""
+        assert compute.combiner is not None
+        simplify = axis_simplifier((*compute.axes, *compute.reduce_axes))
+        value = loads(simplify(compute.body), self.names.__getitem__, self.group.source_type, simplify)
+        result = Var("s0", compute.dtype)
+        position = compute.reduce_axes[0].var if compute.combiner in POSITIONS else None
+        index = linear_index(compute.store, compute.shape, simplify)
+        stage = Stage((Reduction(result, compute.combiner, value, position),))
+        problem = RowProblem(compute.axes, compute.reduce_axes, (stage,), (Write(buffer, index, result),))
+        return problem.normalized()

@@ -1,0 +1,238 @@
+"""Schedules pointwise groups: every output element from reads at its own index.
+
+Outer axes become tasks, the innermost one vectors; loops are cut where a
+selection on one axis changes sides, so that padding and concatenation cost no
+test per element. It must not know ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from dlc.codegen.bindings import cost, names, place, write_all
+from dlc.codegen.loop_nest import Space, axis_simplifier, distinct, normalize
+from dlc.codegen.schedule_loops import (
+    TaskSplit,
+    chunk_loop,
+    parallel,
+    serial_nest,
+    split_tasks,
+    vector_axis,
+    vector_chunk,
+    vector_lanes,
+    wanted_tasks,
+)
+from dlc.codegen.target import CpuTarget
+from dlc.ir.compute import Axis
+from dlc.ir.expr import Apply, Const, Expr, Load, Var, apply, const, substitute
+from dlc.ir.kernel import If, Stmt
+from dlc.ir.simplify import Bounds, Simplifier
+
+_COMPARISONS = frozenset({"less", "less_equal", "greater", "greater_equal"})
+_MOST_PIECES = 24
+_TRANSPOSE_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """``buffer[index] = value`` at every point of the axes."""
+
+    buffer: str
+    index: Expr
+    value: Expr
+
+
+class PointwiseSchedule:
+    """Builds the statements of one pointwise nest; use ``pointwise_body``."""
+
+    def __init__(self, targets: Sequence[str], target: CpuTarget, threads: int) -> None:
+        self.targets = list(targets)
+        self.target = target
+        self.threads = threads
+        self.fresh = names()
+
+    def build(self, axes: Sequence[Axis], exprs: list[Expr]) -> tuple[Stmt, ...]:
+        """Return the kernel body; ``exprs`` are all indices, then all values."""
+        space = normalize(Space([list(axes)], exprs))
+        axes, exprs = _loop_order(space.axes, space.exprs)
+        points = prod(a.extent for a in axes)
+        if not points:
+            return ()
+        values = exprs[len(self.targets) :]
+        work = points * max(cost(values), 1)
+        if not axes:
+            return tuple(self._leaf([], exprs))
+        inner = axes[-1]
+        lanes, unroll = self._vectors(inner.extent, exprs)
+        multiples = [1] * (len(axes) - 1) + [lanes * unroll]
+        split = split_tasks([a.extent for a in axes], multiples, wanted_tasks(work, self.threads), self.threads)
+        simplify = axis_simplifier(axes)
+        task = Var("task")
+        if split.tasks > 1 and split.full == len(axes) - 1:  # the vector axis itself is cut
+            body = self._tasks_of_vector_axis(axes, exprs, split, task, lanes, unroll)
+        elif split.tasks > 1:
+            bound, rest = axes[: split.full + 1], axes[split.full + 1 :]
+            body = chunk_loop(axes[split.full], task, split, self._decided(bound, rest, exprs, simplify))
+        else:
+            body = self._decided(axes[: split.full], axes[split.full :], exprs, simplify)
+        return parallel(axes, split, task, body)
+
+    def _vectors(self, extent: int, exprs: Sequence[Expr]) -> tuple[int, int]:
+        values = exprs[len(self.targets) :]
+        sizes = [v.dtype.itemsize for v in values] + [e.dtype.itemsize for e in distinct(values) if isinstance(e, Load)]
+        wide = [s for s in sizes if s >= 4] or sizes
+        lanes = vector_lanes(self.target, [min(wide)], extent)
+        weight = cost(values)
+        unroll = 4 if weight <= 8 else 2 if weight <= 24 else 1
+        while unroll > 1 and lanes * unroll > extent:
+            unroll //= 2
+        return lanes, unroll
+
+    # -- deciding selections on outer axes ----------------------------------------------------
+
+    def _decided(
+        self, bound: Sequence[Axis], rest: Sequence[Axis], exprs: list[Expr], simplify: Simplifier
+    ) -> list[Stmt]:
+        """Test what selections ask of the ``bound`` axes outside the loops over ``rest``."""
+        for position, axis in enumerate(bound):
+            cuts = _cuts(axis, exprs, simplify)
+            if not cuts:
+                continue
+            edges = [0, *cuts, axis.extent]
+            pieces = []
+            for low, high in zip(edges[:-1], edges[1:]):
+                narrow = simplify.narrowed({axis.var: (low, high - 1)})
+                inner = [narrow(e) for e in exprs]
+                pieces.append((high, self._decided(bound[position + 1 :], rest, inner, narrow)))
+            statements = pieces[-1][1]
+            for high, piece in reversed(pieces[:-1]):
+                statements = [If(apply("less", axis.var, const(high)), tuple(piece), tuple(statements))]
+            return statements
+        return self._nest(rest, exprs, simplify)
+
+    def _nest(self, axes: Sequence[Axis], exprs: list[Expr], simplify: Simplifier) -> list[Stmt]:
+        """Emit the loops over ``axes``, one nest per piece of an axis on which selections change sides."""
+        for position, axis in enumerate(axes):
+            cuts = _cuts(axis, exprs, simplify)
+            if not cuts:
+                continue
+            statements: list[Stmt] = []
+            edges = [0, *cuts, axis.extent]
+            for low, high in zip(edges[:-1], edges[1:]):
+                piece = Axis(axis.var, high - low)
+                narrow = simplify.narrowed({axis.var: (0, high - low - 1)})
+                moved = [narrow(substitute(e, {axis.var: apply("add", axis.var, const(low))})) for e in exprs]
+                inner = [piece, *axes[position + 1 :]] if high - low > 1 else list(axes[position + 1 :])
+                space = normalize(Space([inner], moved, _without(narrow, inner)))
+                statements += self._nest(space.axes, space.exprs, space.simplifier)
+            return serial_nest(axes[:position], statements)
+        return self._leaf(axes, exprs)
+
+    # -- leaves -----------------------------------------------------------------------------------
+
+    def _stores(self, exprs: Sequence[Expr]) -> list[Stmt]:
+        count = len(self.targets)
+        return list(write_all(list(zip(self.targets, exprs[:count], exprs[count:], strict=True)), self.fresh))
+
+    def _leaf(self, axes: Sequence[Axis], exprs: Sequence[Expr]) -> list[Stmt]:
+        """A nest without undecided selections on one axis: serial loops around vectors."""
+        count, depth = len(self.targets), len(axes)
+        levels = {a.var: k + 1 for k, a in enumerate(axes)}
+        lets, values = place(exprs[count:], levels, depth, self.fresh)
+        stores = self._stores([*exprs[:count], *values])
+        if not axes:
+            return [*lets[0], *stores]
+        inner = axes[-1]
+        lanes, unroll = self._vectors(inner.extent, exprs)
+        body = vector_axis(inner.var, const(0), inner.extent, lanes, unroll, [*lets[depth], *stores])
+        return [*lets[0], *serial_nest(axes[:-1], body, lets[1:depth])]
+
+    def _tasks_of_vector_axis(
+        self, axes: Sequence[Axis], exprs: list[Expr], split: TaskSplit, task: Var, lanes: int, unroll: int
+    ) -> list[Stmt]:
+        count, inner = len(self.targets), axes[-1]
+        lets, values = place(exprs[count:], {inner.var: 1}, 1, self.fresh)
+        stores = self._stores([*exprs[:count], *values])
+        chunk = vector_chunk(
+            inner.var, task, split.chunk, split.tasks, inner.extent, lanes, unroll, [*lets[1], *stores]
+        )
+        return [*lets[0], *chunk]
+
+
+def _without(simplify: Simplifier, axes: Sequence[Axis]) -> Bounds:
+    inside = {a.var for a in axes}
+    return {v: interval for v, interval in simplify.bounds.items() if v not in inside}
+
+
+def pointwise_body(
+    axes: Sequence[Axis], assignments: Sequence[Assignment], target: CpuTarget, threads: int
+) -> tuple[Stmt, ...]:
+    """Return the body of a kernel that makes every assignment at every point of ``axes``."""
+    schedule = PointwiseSchedule([a.buffer for a in assignments], target, threads)
+    return schedule.build(axes, [*(a.index for a in assignments), *(a.value for a in assignments)])
+
+
+def _cuts(axis: Axis, exprs: Sequence[Expr], simplify: Simplifier) -> list[int]:
+    """Return where selections on ``axis`` alone change sides; empty where cutting would not pay."""
+    cuts: set[int] = set()
+    for expr in distinct(exprs):
+        if isinstance(expr, Apply) and expr.op == "select":
+            for test in distinct([expr.args[0]]):
+                cut = _cut_of(test, axis)
+                if cut is not None and 0 < cut < axis.extent:
+                    cuts.add(cut)
+    if not cuts or len(cuts) >= _MOST_PIECES:
+        return []
+    return sorted(cuts)
+
+
+def _cut_of(test: Expr, axis: Axis) -> int | None:
+    """Return the first index at which a comparison of ``axis`` with a literal changes, else None."""
+    match test:
+        case Apply(op=op, args=(left, Const(value=limit))) if op in _COMPARISONS:
+            factor = 1
+            match left:
+                case Var() if left == axis.var:
+                    pass
+                case Apply(op="mul", args=(Var() as var, Const(value=c))) if var == axis.var and int(c) > 0:
+                    factor = int(c)
+                case _:
+                    return None
+            if op in ("less", "greater_equal"):  # changes at the first i with i*factor >= limit
+                return -(-int(limit) // factor)
+            return int(limit) // factor + 1  # changes at the first i with i*factor > limit
+    return None
+
+
+def _loop_order(axes: list[Axis], exprs: list[Expr]) -> tuple[list[Axis], list[Expr]]:
+    """Block an axis that reads run along while writes do not: rows of a transposed tile stay in the cache."""
+    if len(axes) < 2:
+        return axes, exprs
+    inner = axes[-1]
+    simplify = axis_simplifier(axes)
+    forms = [dict(simplify.affine(e.index).terms) for e in distinct(exprs) if isinstance(e, Load)]
+    across = [f for f in forms if f.get(inner.var, 0) > 1]
+    if not across:
+        return axes, exprs
+    for axis in axes[:-1]:
+        if any(f.get(axis.var, 0) == 1 for f in across) and axis.extent > _TRANSPOSE_BLOCK:
+            if axis.extent % _TRANSPOSE_BLOCK or inner.extent % _TRANSPOSE_BLOCK:
+                return axes, exprs
+            return _blocked(axes, exprs, axis, inner)
+    return axes, exprs
+
+
+def _blocked(axes: list[Axis], exprs: list[Expr], axis: Axis, inner: Axis) -> tuple[list[Axis], list[Expr]]:
+    block = const(_TRANSPOSE_BLOCK)
+    pieces = {}
+    for a in (axis, inner):
+        high = Axis(Var(f"{a.var.name}_b"), a.extent // _TRANSPOSE_BLOCK)
+        pieces[a] = (high, Axis(Var(f"{a.var.name}_k"), _TRANSPOSE_BLOCK))
+    order = [pieces[a][0] if a in pieces else a for a in axes] + [pieces[axis][1], pieces[inner][1]]
+    mapping: dict[Expr, Expr] = {
+        a.var: apply("add", apply("mul", high.var, block), low.var) for a, (high, low) in pieces.items()
+    }
+    simplify = axis_simplifier(order)
+    return order, [simplify(substitute(e, mapping)) for e in exprs]
