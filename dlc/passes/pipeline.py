@@ -7,6 +7,7 @@ from dlc.passes.canonicalize import CanonicalizeOptions, canonicalize
 from dlc.passes.cleanup import cleanup, prune_state
 from dlc.passes.expand import ExpandOptions, expand
 from dlc.passes.fold import fold
+from dlc.passes.layout import layout
 from dlc.passes.manager import Pass
 
 INFERENCE: tuple[Pass, ...] = (
@@ -16,6 +17,8 @@ INFERENCE: tuple[Pass, ...] = (
     Pass("prune_state", prune_state),
     Pass("fold_expanded", fold),
     Pass("canonicalize", canonicalize, CanonicalizeOptions(Mode.INFERENCE)),
+    Pass("layout", layout),
+    Pass("canonicalize_layout", canonicalize, CanonicalizeOptions(Mode.INFERENCE)),
     Pass("fold_canonical", fold),
     Pass("cleanup_canonical", cleanup),
 )
@@ -27,6 +30,8 @@ TRAINING: tuple[Pass, ...] = (
     Pass("expand", expand, ExpandOptions(Mode.TRAINING)),
     Pass("fold_expanded", fold),
     Pass("canonicalize", canonicalize, CanonicalizeOptions(Mode.TRAINING)),
+    Pass("layout", layout),
+    Pass("canonicalize_layout", canonicalize, CanonicalizeOptions(Mode.TRAINING)),
     Pass("fold_canonical", fold),
     Pass("cleanup_canonical", cleanup),
 )

@@ -46,6 +46,20 @@ def transpose_of_broadcast(builder: Builder, node: Node, context: Context) -> Re
     return builder.broadcast(source, shape=node.outputs[0].type.shape, dims=tuple(dims[k] for k in order))
 
 
+@rule("transpose")
+def transpose_of_pad(builder: Builder, node: Node, context: Context) -> Replacement:
+    """transpose(pad(x, v)) -> pad(transpose(x), v), which moves fewer elements."""
+    inner = context.producer(node.inputs[0], "pad")
+    if inner is None or not context.has_one_use(node.inputs[0]):
+        return None
+    if min((*inner.attributes["low"], *inner.attributes["high"]), default=0) < 0:
+        return None
+    permutation = node.attributes["permutation"]
+    source = builder.transpose_to(inner.inputs[0], permutation)
+    changes = {name: tuple(inner.attributes[name][k] for k in permutation) for name in ("low", "high", "interior")}
+    return builder.pad(source, inner.inputs[1], **changes)
+
+
 @rule("broadcast")
 def broadcast_of_broadcast(builder: Builder, node: Node, context: Context) -> Replacement:
     """broadcast(x) to its own shape -> x; broadcast(broadcast(x)) -> broadcast(x)."""
@@ -182,6 +196,7 @@ MOVEMENT_RULES: tuple[Rule, ...] = (
     reshape_of_reshape,
     transpose_of_transpose,
     transpose_of_broadcast,
+    transpose_of_pad,
     broadcast_of_broadcast,
     slice_of_slice,
     reverse_of_reverse,

@@ -1,0 +1,93 @@
+"""The layouts that contractions ask for: channels last where there are windows, else those of the operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dlc.ir.builder import Builder
+from dlc.ir.contraction import ContractSpec, DimIndex, WindowTerm, parse_spec, side_axes
+from dlc.ir.graph import Node, Value
+from dlc.ir.ops.contract import contract_extents, emit_contract
+from dlc.passes.layout_reshape import Layout, identity
+
+Layouts = tuple[Layout, Layout, Layout]
+
+
+def contract_layouts(node: Node, found: Sequence[Layout | None], weights: Sequence[bool]) -> Layouts | None:
+    """Return layouts of both operands and the result, or None where the contraction has no wish.
+
+    ``found`` gives the layouts in which the operands are stored (None: any); ``weights`` tells which operands
+    depend on no data.
+    """
+    spec = parse_spec(node.attributes["spec"])
+    windowed = [k for k, side in enumerate((spec.lhs, spec.rhs)) if any(isinstance(d, WindowTerm) for d in side)]
+    stored = [f if f is not None and f != identity(v) else None for f, v in zip(found, node.inputs, strict=True)]
+    if len(windowed) == 1:
+        return _windowed(spec, windowed[0], stored, weights)
+    if windowed or all(s is None for s in stored):
+        return None
+    layouts = [s or identity(v) for s, v in zip(stored, node.inputs, strict=True)]
+    candidates = [k for k in (0, 1) if stored[k] is not None and not weights[k]]
+    shared = {k: _shared_dims(spec, k) for k in candidates}
+    leader = max(candidates, key=lambda k: len(shared[k]), default=None)
+    if leader is None or len(shared[leader]) < 2:
+        return layouts[0], layouts[1], identity(node.outputs[0])
+    return layouts[0], layouts[1], _result_layout(spec, leader, layouts[leader])
+
+
+def permuted_contract(builder: Builder, node: Node, operands: Sequence[Value], layouts: Layouts) -> Value:
+    """Emit the contraction of ``node`` on operands in ``layouts``, its result in the last of them."""
+    spec = parse_spec(node.attributes["spec"])
+    sides = [tuple(side[d] for d in wanted) for side, wanted in zip((spec.lhs, spec.rhs, spec.output), layouts)]
+    extents = contract_extents(node.input_types, node.attributes)
+    return emit_contract(builder, ContractSpec(*sides), operands[0], operands[1], extents)
+
+
+def _windowed(spec: ContractSpec, data: int, stored: Sequence[Layout | None], weights: Sequence[bool]) -> Layouts:
+    sides = (spec.lhs, spec.rhs)
+    kernel = 1 - data
+    layouts = [*stored]
+    data_layout = stored[data] or _channels_last(sides[data], side_axes(spec.output) - side_axes(sides[kernel]))
+    layouts[data] = data_layout
+    taps = {a for d in sides[data] if isinstance(d, WindowTerm) for a in d.axes}
+    if weights[kernel]:
+        kept = side_axes(spec.output)
+        layouts[kernel] = tuple(
+            sorted(range(len(sides[kernel])), key=lambda d: _kernel_rank(sides[kernel][d], taps, kept))
+        )
+    elif layouts[kernel] is None:
+        moving = [d for d, index in enumerate(sides[kernel]) if set(index.axes) & taps]
+        fixed = [d for d in range(len(sides[kernel])) if d not in moving]
+        layouts[kernel] = tuple(fixed[:1] + moving + fixed[1:])
+    lhs, rhs = layouts
+    assert lhs is not None and rhs is not None
+    return lhs, rhs, _result_layout(spec, data, data_layout)
+
+
+def _channels_last(side: Sequence[DimIndex], batch_axes: set[str]) -> Layout:
+    """Return the order batch, windows, channels: the first plain dimension is the batch if there are two or more."""
+    windows = [d for d, index in enumerate(side) if isinstance(index, WindowTerm)]
+    plain = [d for d in range(len(side)) if d not in windows]
+    leading = len(plain) > 1 or (len(plain) == 1 and set(side[plain[0]].axes) <= batch_axes)
+    return tuple(plain[:1] + windows + plain[1:] if leading else windows + plain)
+
+
+def _kernel_rank(index: DimIndex, taps: set[str], output: set[str]) -> int:
+    """Order a kernel's dimensions: taps, then summed channels, then output channels."""
+    if set(index.axes) & taps:
+        return 0
+    return 2 if set(index.axes) & output else 1
+
+
+def _shared_dims(spec: ContractSpec, position: int) -> list[int]:
+    """Return the output dimensions that operand ``position`` has axes of."""
+    axes = side_axes((spec.lhs, spec.rhs)[position])
+    return [k for k, d in enumerate(spec.output) if set(d.axes) & axes]
+
+
+def _result_layout(spec: ContractSpec, leader: int, layout: Layout) -> Layout:
+    """Order the output like the leading operand; dimensions that it lacks come last."""
+    side = (spec.lhs, spec.rhs)[leader]
+    place = {a: position for position, d in enumerate(layout) for a in side[d].axes}
+    last = len(layout)
+    return tuple(sorted(range(len(spec.output)), key=lambda k: min(place.get(a, last) for a in spec.output[k].axes)))
