@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from dlc.codegen.bindings import cost, names, place, write_all
@@ -102,7 +103,7 @@ class PointwiseSchedule:
                 continue
             edges = [0, *cuts, axis.extent]
             pieces = []
-            for low, high in zip(edges[:-1], edges[1:]):
+            for low, high in pairwise(edges):
                 narrow = simplify.narrowed({axis.var: (low, high - 1)})
                 inner = [narrow(e) for e in exprs]
                 pieces.append((high, self._decided(bound[position + 1 :], rest, inner, narrow)))
@@ -120,7 +121,7 @@ class PointwiseSchedule:
                 continue
             statements: list[Stmt] = []
             edges = [0, *cuts, axis.extent]
-            for low, high in zip(edges[:-1], edges[1:]):
+            for low, high in pairwise(edges):
                 piece = Axis(axis.var, high - low)
                 narrow = simplify.narrowed({axis.var: (0, high - low - 1)})
                 moved = [narrow(substitute(e, {axis.var: apply("add", axis.var, const(low))})) for e in exprs]

@@ -40,6 +40,7 @@ _FOLDABLE = frozenset(
         "greater_equal",
     }
 )
+_FLIPPED = {"less": "greater", "less_equal": "greater_equal", "greater": "less", "greater_equal": "less_equal"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,12 +301,6 @@ class Simplifier:
             return TRUE if decided else FALSE
         left = _affine(dict(difference.terms), 0)
         if all(c < 0 for _, c in left.terms):  # keep variables positive: -i < c  is  i > -c
-            flipped = {
-                "less": "greater",
-                "less_equal": "greater_equal",
-                "greater": "less",
-                "greater_equal": "less_equal",
-            }
             negated = _affine({a: -c for a, c in left.terms}, 0)
             return apply(_FLIPPED.get(expr.op, expr.op), self.build(negated), const(difference.constant))
         return apply(expr.op, self.build(left), const(-difference.constant))
