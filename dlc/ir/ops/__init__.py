@@ -2,7 +2,9 @@
 
 from dlc.ir.ops import (
     activations,
+    attention,
     contract,
+    control,
     convolution,
     elementwise,
     index,
@@ -12,6 +14,7 @@ from dlc.ir.ops import (
     optim,
     pool,
     random,
+    recurrent,
     reduce,
     scatter,
     shape,
@@ -20,7 +23,9 @@ from dlc.ir.ops import (
 
 __all__ = [
     "activations",
+    "attention",
     "contract",
+    "control",
     "convolution",
     "elementwise",
     "index",
@@ -30,6 +35,7 @@ __all__ = [
     "optim",
     "pool",
     "random",
+    "recurrent",
     "reduce",
     "scatter",
     "shape",
