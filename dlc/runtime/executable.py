@@ -183,12 +183,20 @@ class Executable:
             if self._turn is None:
                 self._native.pools.run(threads, program.address, packed, program.scratch_bytes)
             else:
-                with self._turn.lock:
-                    self._native.pools.run(threads, program.address, packed, program.scratch_bytes)
+                self._run_in_turn(self._turn, threads, program, packed)
         finally:
             if arena is not None:
                 self._arenas.append(arena)
         return results if self._in_slot_order else {name: results[name] for name in self._output_names}
+
+    def _run_in_turn(self, turn: Turn, threads: int, program: Program, bases: bytes) -> None:
+        thread = turn.entering()
+        with turn.lock:
+            try:
+                turn.holder = thread
+                self._native.pools.run(threads, program.address, bases, program.scratch_bytes)
+            finally:
+                turn.holder = 0
 
     def _take_arena(self) -> Arena | None:
         if self._arena_slot < 0 or self.plan.arena_bytes == 0:

@@ -68,16 +68,22 @@ class SpecialisingExecutable:
     def executable(self, binding: Mapping[str, int]) -> Executable:
         """Return the executable for ``binding``, compiled if it is not among those kept."""
         key = tuple(sorted(binding.items()))
-        with self._change.lock:
-            executable = self._kept.get(key)
-            if executable is None:
-                executable = self._compile_for(dict(key))
-                executable.take_turns(self._state_turn)
-                while len(self._kept) >= self._limit:
-                    self._kept.popitem(last=False)  # one still running stays alive through its caller
-                self._kept[key] = executable
-            self._kept.move_to_end(key)
-            return executable
+        change = self._change
+        thread = change.entering()
+        with change.lock:
+            try:
+                change.holder = thread
+                executable = self._kept.get(key)
+                if executable is None:
+                    executable = self._compile_for(dict(key))
+                    executable.take_turns(self._state_turn)
+                    while len(self._kept) >= self._limit:
+                        self._kept.popitem(last=False)  # one still running stays alive through its caller
+                    self._kept[key] = executable
+                self._kept.move_to_end(key)
+                return executable
+            finally:
+                change.holder = 0
 
     @property
     def bindings(self) -> list[Binding]:

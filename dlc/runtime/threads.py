@@ -92,6 +92,30 @@ class NativeRuntime:
         return error.with_traceback(traceback) if isinstance(error, BaseException) else None
 
 
+class Turn:
+    """A lock and its holder: free again in a forked child, where the holder does not exist.
+
+    Take it by ``thread = turn.entering()`` and ``with turn.lock:``, and keep ``holder`` true within. The lock itself,
+    and not this object, is the context manager, because a signal cannot come between taking and guarding it.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+        _turns.add(self)
+
+    def forget(self) -> None:
+        """Replace the lock by a free one."""
+        self.lock = threading.Lock()
+        self.holder = 0
+
+    def entering(self) -> int:
+        """Return the calling thread's number; DlcError if it holds the turn already, for it would wait for ever."""
+        thread = threading.get_ident()
+        if self.holder == thread:
+            raise DlcError("an executable was run from a signal handler that interrupted another run; run it later")
+        return thread
+
+
 class Pool:
     """A native pool of ``size`` threads, the caller included; runs take turns."""
 
@@ -104,8 +128,7 @@ class Pool:
         self._native = native
         self._address = address
         self._scratch = 0
-        self._turn = threading.Lock()
-        self._holder = 0
+        self._turn = Turn()
 
     def run(self, program: int, bases: bytes, scratch: int) -> None:
         """Run the native program at address ``program`` with slot addresses ``bases``.
@@ -113,18 +136,17 @@ class Pool:
         ``scratch`` is the memory in bytes that each thread needs. Whatever a signal handler raises meanwhile in the
         main thread (KeyboardInterrupt) is raised here after all threads have left the program.
         """
-        thread = threading.get_ident()
-        if self._holder == thread:
-            raise DlcError("an executable was run from a signal handler that interrupted another run; run it later")
-        with self._turn:
-            self._holder = thread
+        turn = self._turn
+        thread = turn.entering()
+        with turn.lock:
             try:
+                turn.holder = thread
                 if scratch > self._scratch:
                     self._reserve(scratch)
                 poll = ctypes.addressof(self._native.poll) if thread == threading.main_thread().ident else None
                 status = self._native.dispatch(self._address, program, bases, poll)
             finally:
-                self._holder = 0
+                turn.holder = 0
         if status:
             raise self._native.take_exception() or DlcError("the run was stopped because the interpreter exits")
 
@@ -137,7 +159,7 @@ class Pool:
     def close(self, patience: float) -> None:
         """Stop a run in progress, waiting up to ``patience`` seconds for it, then end the threads."""
         self._native.stop(self._address)
-        if self._turn.acquire(timeout=patience):  # else a daemon thread is still inside; the process ends it
+        if self._turn.lock.acquire(timeout=patience):  # else a daemon thread is still inside; the process ends it
             self._native.destroy(self._address)
 
 
@@ -186,18 +208,6 @@ class Pools:
         self.forget()
         for pool in pools:
             pool.close(patience)
-
-
-class Turn:
-    """A lock that is free again in a forked child, where whoever held it does not exist."""
-
-    def __init__(self) -> None:
-        self.forget()
-        _turns.add(self)
-
-    def forget(self) -> None:
-        """Replace the lock by a free one."""
-        self.lock = threading.Lock()
 
 
 _live: weakref.WeakSet[Pools] = weakref.WeakSet()

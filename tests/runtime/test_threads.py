@@ -160,13 +160,14 @@ def test_waiting_for_a_turn_can_be_interrupted(alarm):
     quick.run({})
 
 
-def test_running_within_the_signal_handler_of_a_run_is_an_error_not_a_deadlock():
-    exe = state_executable(long_steps(600), 1, 2)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_running_within_the_signal_handler_of_a_run_is_an_error_not_a_deadlock(threads):
+    exe = state_executable((*long_steps(600), step("count", row(0, 0), commits=True)), 1, threads)
     seen = []
 
     def handler(number, frame):
         try:
-            state_executable((step("count", row(0, 0)),), 1, 2).run({})
+            exe.run({})
         except DlcError as error:
             seen.append(str(error))
 
