@@ -8,8 +8,7 @@ import click
 
 from dlc.cli.common import console, count_text, fed_inputs, find_model, model_options, parse_shapes, size_text, table, write_json
 from dlc.driver.compile import predict_memory
-from dlc.frontends.onnx import model_summary
-from dlc.ir.analysis import count_flops
+from dlc.frontends.onnx.summary import model_summary
 from dlc.ir.graph import Role
 
 
@@ -26,7 +25,6 @@ def command(model: str, shape_texts: tuple[str, ...], threads: int | None, seed:
     parameters = sum(int(v.type.size) for v in counted)
     weight_bytes = sum(int(v.type.nbytes) for v, _ in weights)
     memory = predict_memory(graph, threads)
-    flops = count_flops(graph)
     histogram = Counter(node.op.name for node in graph.nodes)
     facts = {
         "model": found.name,
@@ -36,7 +34,7 @@ def command(model: str, shape_texts: tuple[str, ...], threads: int | None, seed:
         "nodes": len(graph.nodes),
         "parameters": parameters,
         "weight_bytes": weight_bytes,
-        "flops": flops,
+        "flops": memory.flops,
         "arena_bytes": memory.arena_bytes,
         "constant_bytes": memory.constant_bytes,
         "ops": dict(histogram.most_common()),
@@ -48,7 +46,7 @@ def command(model: str, shape_texts: tuple[str, ...], threads: int | None, seed:
         rows += [[f"output {name}", text] for name, text in facts["outputs"].items()]
         rows += [["nodes", f"{len(graph.nodes)} ({len(histogram)} kinds of op)"]]
         rows += [["parameters", f"{count_text(parameters)} ({parameters:,})"], ["weights", size_text(weight_bytes)]]
-        rows += [["FLOPs per run", count_text(flops)]]
+        rows += [["FLOPs per run", count_text(memory.flops)]]
         rows += [["memory when compiled", f"{size_text(memory.constant_bytes)} constants + {size_text(memory.arena_bytes)} arena"]]
         table(f"{found.name}", ["", "value"], rows)
         shown = histogram.most_common() if ops else histogram.most_common(8)
