@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from dlc.ir.types import DType, as_dtype
 INLINE_ELEMENTS = 64
 """Arrays up to this size are written element by element, larger ones as base64."""
 
-_PLAIN_NAME = re.compile(r"[A-Za-z_][\w.\-/:]*\Z", re.ASCII)
+_PLAIN_NAME = re.compile(r"[A-Za-z_](?:[\w.\-/:]*\w)?\Z", re.ASCII)
 
 
 def print_graph(graph: Graph, initials: bool = False, origins: bool = True) -> str:
@@ -111,10 +111,11 @@ def array_text(array: np.ndarray) -> str:
     head = f"{as_dtype(array.dtype)}[{', '.join(map(str, array.shape))}]"
     if array.dtype == object:
         return f"{head}{{{', '.join(json.dumps(str(v)) for v in array.ravel())}}}"
-    if array.size <= INLINE_ELEMENTS:
+    if array.size <= INLINE_ELEMENTS and array.dtype.kind != "c":
         elements = [_element(v) for v in array.ravel()]
-        back = np.array([_number(e) for e in elements]).astype(array.dtype) if elements else array.ravel()
-        if back.tobytes() == array.tobytes():  # not so for NaNs with a payload
+        if (
+            read_elements(elements, as_dtype(array.dtype)).tobytes() == array.tobytes()
+        ):  # not so for NaNs with a payload
             return f"{head}{{{', '.join(elements)}}}"
     data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     return f"{head}{{base64 {json.dumps(base64.b64encode(data).decode())}}}"
@@ -124,31 +125,17 @@ def _element(value: np.generic) -> str:
     kind = as_dtype(value.dtype).kind
     if kind == "bool":
         return "true" if value else "false"
-    if kind == "complex":
-        return repr(complex(value)).replace(" ", "")
     return str(value) if kind == "float" else str(int(value))  # the shortest text that reads back exactly
 
 
-def _number(text: str) -> bool | int | float | complex:
-    """Read back an element written by ``_element``."""
-    if text in ("true", "false"):
-        return text == "true"
-    for reader in (int, float):
-        try:
-            return reader(text)
-        except ValueError:
-            continue
-    return complex(text)
-
-
-def read_elements(texts: Iterable[str], dtype: DType) -> np.ndarray:
-    """Return the flat array of elements written by ``array_text``."""
-    numbers = [_number(t) for t in texts]
-    if dtype.kind in ("int", "uint"):
-        return (
-            np.array(numbers, dtype=object).astype(np.int64 if dtype.kind == "int" else np.uint64).astype(dtype.numpy)
-        )
-    return np.array(numbers).astype(dtype.numpy)
+def read_elements(texts: Sequence[str], dtype: DType) -> np.ndarray:
+    """Return the flat array of the elements that ``array_text`` wrote."""
+    if dtype.kind == "bool":
+        return np.array([t == "true" for t in texts], dtype.numpy)
+    if dtype.is_integer:
+        wide = np.int64 if dtype.kind == "int" else np.uint64
+        return np.array([int(t) for t in texts], wide).astype(dtype.numpy)
+    return np.array([float(t) for t in texts], np.float64).astype(dtype.numpy)
 
 
 def _origin_text(origin: Origin) -> str:
