@@ -18,7 +18,7 @@ from dlc.passes.expand import ExpandOptions, expand, expand_node
 
 
 def grad(graph: Graph, of: str, wrt: Sequence[str], mode: Mode = Mode.TRAINING) -> Graph:
-    """Return ``graph`` with one more output ``grad_<name>`` for each name of ``wrt``.
+    """Return ``graph`` with one more output ``grad_<name>`` (if taken, ``grad_<of>_<name>``) for each name of ``wrt``.
 
     ``of`` names a rank-0 float output; ``wrt`` names float inputs (or outputs computed on the way to it).
     Mode-dependent composites take the form of ``mode``. Raises NotDifferentiableError naming the node where a
@@ -34,7 +34,8 @@ def grad(graph: Graph, of: str, wrt: Sequence[str], mode: Mode = Mode.TRAINING) 
     target = graph.output(of)
     wanted = [names[name] for name in wrt]
     for name, value, gradient in zip(wrt, wanted, gradients(builder, target, wanted, mode=mode), strict=True):
-        builder.output(f"grad_{name}", gradient if gradient is not None else builder.zeros_like(value))
+        output = f"grad_{name}" if f"grad_{name}" not in names else f"grad_{of}_{name}"
+        builder.output(output, gradient if gradient is not None else builder.zeros_like(value))
     return builder.finish()
 
 
