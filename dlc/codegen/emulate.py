@@ -100,12 +100,11 @@ def fma(a: Any, b: Any, c: Any) -> Any:
         if lost != 0 and not total.view(np.int64) & 1:
             total = np.nextafter(total, np.inf if lost > 0 else -np.inf)
         return np.float32(total)
-    plain = a * b + c
     if not all(np.isfinite(x) for x in (a, b, c)):
-        return plain
+        return c if np.isfinite(a) and np.isfinite(b) else a * b + c
     exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
     if exact == 0:
-        return plain
+        return a * b + c
     try:
         return np.float64(float(exact))
     except OverflowError:

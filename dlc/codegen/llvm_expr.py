@@ -251,7 +251,7 @@ def _branch(s: FunctionState, condition: Value, expr: Apply) -> Value:
 def _horizontal(s: FunctionState, expr: Horizontal) -> Value:
     """Combine lanes by a halving tree: lane i with lane i + width/2."""
     width, dtype = expr.width, expr.dtype
-    vector = load_lanes(s, s.buffer(expr.buffer), evaluate(s, expr.index), width)
+    vector = load_lanes(s, s.buffer(expr.buffer), evaluate(s, expr.index), 0 if width == 1 else width)
     while width > 1:
         half = width // 2
         kind = register_type(dtype, width)

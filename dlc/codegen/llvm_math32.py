@@ -64,7 +64,7 @@ def expm1(f: Formula, x: Number) -> Number:
     half = ((integer + 126) << 23).as_float()
     result = f.fma(half, p, half - 0.5)
     result = result + result
-    return (x.abs() < 1e-4).pick(f.fma(x * 0.5, x, x), result)
+    return (x.abs() < 1e-4).pick(f.fma(x, 0.5, 1.0) * x, result)
 
 
 def _split(f: Formula, x: Number) -> tuple[Number, Number, Bits]:

@@ -146,7 +146,7 @@ def _last_element(s: FunctionState, value: Value, lanes: int) -> str:
 
 
 def load_lanes(s: FunctionState, memory: Memory, index: Value, width: int) -> str:
-    """Read ``width`` consecutive elements as one vector register, whatever the loop around."""
+    """Read ``width`` consecutive elements as one vector register (0: a scalar), whatever the loop around."""
     kind = memory_type(memory.dtype, width)
     text = s.op(f"load {kind}, ptr {address(s, memory, index)}, align {memory.dtype.itemsize}")
     return decode(s, text, memory.dtype, width)

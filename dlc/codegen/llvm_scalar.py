@@ -244,7 +244,12 @@ def _shift(left: bool) -> Emit:
         amount = select(s, inside, kind, lanes, args[1], int_constant(0, kind))
         op = "shl" if left else "ashr" if dtype.kind == "int" else "lshr"
         shifted = s.op(f"{op} {kind} {args[0]}, {amount}")
-        return select(s, inside, kind, lanes, shifted, int_constant(0, kind))
+        beyond = int_constant(0, kind)
+        if op == "ashr":  # as NumPy: a negative amount leaves the sign
+            negative = s.op(f"icmp slt {kind} {args[1]}, {beyond}")
+            sign = s.op(f"ashr {kind} {args[0]}, {int_constant(dtype.bits - 1, kind)}")
+            beyond = select(s, negative, kind, lanes, sign, beyond)
+        return select(s, inside, kind, lanes, shifted, beyond)
 
     return emit
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from dlc.errors import VerificationError
+from dlc.errors import DlcError, VerificationError
 from dlc.ir.expr import Apply, Const, Expr, Horizontal, Load, Var, children
 from dlc.ir.kernel import (
     Accumulate,
@@ -95,8 +95,8 @@ class _Checker:
         error = VerificationError(f"kernel {self.kernel.name}: {message}")
         if statement is not None:
             alone = replace(self.kernel, body=(statement,))
-            error.add_note("at:\n" + _excerpt(print_kernel(alone), self.kernel.name, 12))
-        error.add_note("in:\n" + _excerpt(print_kernel(self.kernel), self.kernel.name, 40))
+            error.add_note("at:\n" + _excerpt(alone, 12))
+        error.add_note("in:\n" + _excerpt(self.kernel, 40))
         raise error
 
     def block(self, body: Sequence[Stmt], scope: _Scope) -> None:
@@ -298,9 +298,13 @@ class _Checker:
             self.fail(f"operands do not fit: {listed}", statement)
 
 
-def _excerpt(text: str, name: str, limit: int) -> str:
-    """Return the last function of ``text``, cut after ``limit`` lines."""
+def _excerpt(kernel: Kernel, limit: int) -> str:
+    """Return the text of ``kernel`` without what it calls, cut after ``limit`` lines."""
+    try:
+        text = print_kernel(kernel)
+    except DlcError as error:  # what is wrong may be wrong enough not to print
+        return f"    (not printable: {error})"
     lines = text.rstrip().splitlines()
-    start = max((i for i, line in enumerate(lines) if line.startswith(f"def {name}")), default=0)
+    start = max(i for i, line in enumerate(lines) if line.startswith("def "))
     chosen = lines[start:]
     return "\n".join(chosen[:limit] + (["    ..."] if len(chosen) > limit else []))
