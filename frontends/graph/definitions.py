@@ -113,4 +113,4 @@ def _drawn(graph: Graph, name: str, initializer: Initializer, shape: tuple[int, 
     array = np.asarray(initializer(graph.generator(name), shape))
     if array.shape != shape:
         raise GraphError(f"the initializer of {name!r} made shape {list(array.shape)} instead of {list(shape)}")
-    return np.array(array, dtype=dtype.numpy, order="C")
+    return np.ascontiguousarray(array, dtype=dtype.numpy).reshape(shape)

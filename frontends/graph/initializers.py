@@ -1,7 +1,7 @@
 """Initial values of parameters, with PyTorch's names and formulas (``nn.init``).
 
-Each function returns an initializer: it takes a NumPy generator and a shape and returns a float64 array,
-which the parameter rounds to its dtype.
+Each function returns an initializer: it takes a NumPy generator and a shape and returns an array, which the
+parameter casts to its dtype. Random values have float32 resolution: large tables are made in half the time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,21 @@ import numpy as np
 
 from dlc.errors import DlcError
 from dlc.frontends.graph.scope import Initializer
+
+
+def _uniform(generator: np.random.Generator, low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:
+    drawn = generator.random(shape, np.float32)
+    drawn *= np.float32(high - low)
+    drawn += np.float32(low)
+    return drawn
+
+
+def _normal(generator: np.random.Generator, mean: float, std: float, shape: tuple[int, ...]) -> np.ndarray:
+    drawn = generator.standard_normal(shape, np.float32)
+    drawn *= np.float32(std)
+    if mean:
+        drawn += np.float32(mean)
+    return drawn
 
 
 def constant(value: float) -> Initializer:
@@ -31,22 +46,22 @@ def ones() -> Initializer:
 
 def uniform(low: float = 0.0, high: float = 1.0) -> Initializer:
     """Draw from [``low``, ``high``)."""
-    return lambda generator, shape: generator.uniform(low, high, shape)
+    return lambda generator, shape: _uniform(generator, low, high, shape)
 
 
 def normal(std: float = 1.0, mean: float = 0.0) -> Initializer:
     """Draw from the normal distribution."""
-    return lambda generator, shape: generator.normal(mean, std, shape)
+    return lambda generator, shape: _normal(generator, mean, std, shape)
 
 
 def truncated_normal(std: float = 1.0, mean: float = 0.0, low: float = -2.0, high: float = 2.0) -> Initializer:
     """Draw from the normal distribution cut to [``low``, ``high``] (absolute bounds), by drawing again outside."""
 
     def make(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        drawn = generator.normal(mean, std, shape)
+        drawn = _normal(generator, mean, std, shape)
         outside = (drawn < low) | (drawn > high)
         while outside.any():
-            drawn = np.where(outside, generator.normal(mean, std, shape), drawn)
+            drawn = np.where(outside, _normal(generator, mean, std, shape), drawn)
             outside = (drawn < low) | (drawn > high)
         return drawn
 
@@ -82,7 +97,7 @@ def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "l
 
     def make(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         bound = gain_of(nonlinearity, a) * math.sqrt(3.0 / _fan(shape, mode))
-        return generator.uniform(-bound, bound, shape)
+        return _uniform(generator, -bound, bound, shape)
 
     return make
 
@@ -91,7 +106,7 @@ def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "le
     """Draw from the normal distribution of deviation gain / sqrt(fan) (He et al., 2015)."""
 
     def make(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        return generator.normal(0.0, gain_of(nonlinearity, a) / math.sqrt(_fan(shape, mode)), shape)
+        return _normal(generator, 0.0, gain_of(nonlinearity, a) / math.sqrt(_fan(shape, mode)), shape)
 
     return make
 
@@ -101,7 +116,7 @@ def xavier_uniform(gain: float = 1.0) -> Initializer:
 
     def make(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         bound = gain * math.sqrt(6.0 / sum(fans(shape)))
-        return generator.uniform(-bound, bound, shape)
+        return _uniform(generator, -bound, bound, shape)
 
     return make
 
@@ -110,7 +125,7 @@ def xavier_normal(gain: float = 1.0) -> Initializer:
     """Draw from the normal distribution of deviation gain * sqrt(2 / (fan_in + fan_out))."""
 
     def make(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        return generator.normal(0.0, gain * math.sqrt(2.0 / sum(fans(shape))), shape)
+        return _normal(generator, 0.0, gain * math.sqrt(2.0 / sum(fans(shape))), shape)
 
     return make
 

@@ -1,0 +1,84 @@
+"""What runs a training step or an evaluation: compiled code, or the NumPy interpreter for checking.
+
+Both update named state arrays in place and specialise to the shapes that are fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dlc.driver.compile import compile_bound, initial_state, ports
+from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
+from dlc.ir.graph import Graph
+from dlc.ir.interpret import interpret
+from dlc.ir.opdef import Mode
+from dlc.passes.bind import bind
+from dlc.runtime.buffers import as_input_array
+from dlc.runtime.executable import Executable, Port, check_names
+from dlc.runtime.specialise import SpecialisingExecutable, infer_binding
+
+
+class Executor(Protocol):
+    """Runs a graph; ``inputs`` are the ports that are fed."""
+
+    inputs: tuple[Port, ...]
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run once and return results by name; state arrays change in place."""
+        ...
+
+
+class InterpretedExecutor:
+    """Runs ``graph`` in the interpreter: slow, and the definition of what compiled code must do."""
+
+    def __init__(self, graph: Graph, mode: Mode, state: Mapping[str, np.ndarray], binding: Mapping[str, int]) -> None:
+        self.graph, self.mode, self.state, self.binding = graph, mode, state, dict(binding)
+        self.inputs = ports(graph)[0]
+        self._bound: dict[tuple[tuple[str, int], ...], Graph] = {}
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run once; state arrays change together at the end."""
+        check_names(feeds, self.inputs)
+        arrays = {port.name: as_input_array(port.name, port.type, feeds[port.name]) for port in self.inputs}
+        binding = infer_binding(self.inputs, arrays)
+        key = tuple(sorted(binding.items()))
+        if key not in self._bound:
+            self._bound[key] = bind(self.graph, {**self.binding, **binding})
+        outputs = interpret(self._bound[key], {**self.state, **arrays}, self.mode)
+        replaced = self.graph.signature.replacements
+        for name, input_name in replaced.items():
+            self.state[input_name][...] = outputs[name]
+        return {name: array for name, array in outputs.items() if name not in replaced}
+
+
+def make_executor(
+    graph: Graph,
+    mode: Mode,
+    *,
+    device: str,
+    precision: str,
+    threads: int | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+    dump: str | Path | None = None,
+) -> tuple[Executor, dict[str, np.ndarray]]:
+    """Return what runs ``graph`` and the state arrays that its runs replace, by input name.
+
+    ``device`` is that of ``dlc.compile``, or "interpreter". Symbols that ``shapes`` leaves open are bound, and code
+    is made, when a run first brings them.
+    """
+    binding = binding_from_shapes(graph, shapes or {})
+    state = initial_state(graph)
+    if device == "interpreter":
+        return InterpretedExecutor(graph, mode, state, binding), state
+    options = CompileOptions.make(mode, device, precision, threads, dump)
+
+    def compile_for(values: dict[str, int]) -> Executable:
+        return compile_bound(bind(graph, {**binding, **values}), options, state)
+
+    if set(graph_symbols(graph)) <= set(binding):
+        return compile_for({}), state
+    return SpecialisingExecutable(*ports(graph), compile_for), state
