@@ -9,6 +9,7 @@ from dlc.passes.expand import ExpandOptions, expand
 from dlc.passes.fold import fold
 from dlc.passes.layout import layout
 from dlc.passes.manager import Pass
+from dlc.passes.trim_scans import trim_scans
 
 INFERENCE: tuple[Pass, ...] = (
     Pass("cleanup", cleanup),
@@ -20,6 +21,7 @@ INFERENCE: tuple[Pass, ...] = (
     Pass("layout", layout),
     Pass("canonicalize_layout", canonicalize, CanonicalizeOptions(Mode.INFERENCE)),
     Pass("fold_canonical", fold),
+    Pass("trim_scans", trim_scans),
     Pass("cleanup_canonical", cleanup),
 )
 """For graphs whose symbols are bound. ``hoist`` and ``fuse`` follow."""
@@ -33,6 +35,7 @@ TRAINING: tuple[Pass, ...] = (
     Pass("layout", layout),
     Pass("canonicalize_layout", canonicalize, CanonicalizeOptions(Mode.TRAINING)),
     Pass("fold_canonical", fold),
+    Pass("trim_scans", trim_scans),
     Pass("cleanup_canonical", cleanup),
 )
 """For the graph that ``train_step`` composed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlc.ir.builder import Builder
-from dlc.ir.graph import Node
+from dlc.ir.graph import Node, Value
 from dlc.passes.rewrite import Context, Replacement, Rule, rule
 
 
@@ -145,6 +145,51 @@ def concat_of_concat(builder: Builder, node: Node, context: Context) -> Replacem
     return None if parts == list(node.inputs) else builder.concat(*parts, axis=axis)
 
 
+MAX_PARTS = 64
+
+
+@rule("add")
+def sum_of_pads(builder: Builder, node: Node, context: Context) -> Replacement:
+    """pad(x) + pad(y) + ... -> concat(x, y, ...) where zero pads place the parts side by side along one axis.
+
+    Gradients of slices have this form. Only the sign of zeros may differ: -0.0 + 0.0 is 0.0.
+    """
+    parts: list[Node] = []
+    pending = list(node.inputs)
+    while pending:
+        maker = context.producer(pending.pop(), "add", "pad")
+        if maker is None or len(parts) == MAX_PARTS:
+            return None
+        if maker.op.name == "add":
+            if not context.has_one_use(maker.outputs[0]):
+                return None
+            pending += maker.inputs
+        elif any(maker.attributes["interior"]) or not _is_zero(context, maker.inputs[1]):
+            return None
+        else:
+            parts.append(maker)
+    axes = {
+        k for p in parts for k in range(p.outputs[0].type.rank) if p.attributes["low"][k] or p.attributes["high"][k]
+    }
+    if len(axes) != 1:
+        return None
+    axis = axes.pop()
+    parts.sort(key=lambda p: p.attributes["low"][axis])
+    end = 0
+    for part in parts:
+        if part.attributes["low"][axis] != end:
+            return None
+        end = end + part.inputs[0].type.shape[axis]
+    if end != node.outputs[0].type.shape[axis]:
+        return None
+    return builder.concat(*(p.inputs[0] for p in parts), axis=axis)
+
+
+def _is_zero(context: Context, value: Value) -> bool:
+    array = context.constant(value)
+    return array is not None and array.size == 1 and not array.reshape(-1)[0]
+
+
 @rule("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
 def reduce_nothing(builder: Builder, node: Node, context: Context) -> Replacement:
     """A reduction along no axis, or extents of 1 only -> reshape(x)."""
@@ -202,6 +247,7 @@ MOVEMENT_RULES: tuple[Rule, ...] = (
     reverse_of_reverse,
     pad_of_pad,
     concat_of_concat,
+    sum_of_pads,
     reduce_nothing,
     gather_one,
     if_decided,
