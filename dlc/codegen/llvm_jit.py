@@ -1,7 +1,7 @@
 """LLVM IR text to object code, and object code to callable addresses.
 
-A lean pipeline: the emitter already vectorises and unrolls, so passes only
-promote, simplify and hoist. It must not know kernels.
+A lean pipeline: the emitter already vectorises and unrolls, so LLVM's function simplification
+at its first level (promote, simplify, hoist out of loops) is enough. It must not know kernels.
 """
 
 from __future__ import annotations
@@ -29,18 +29,13 @@ def _optimized(text: str, target: CpuTarget) -> tuple[llvm.ModuleRef, llvm.Targe
     except RuntimeError as error:
         raise CompileError(f"LLVM refuses the generated code: {error}") from error
     machine = target_machine(target)
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options = llvm.create_pipeline_tuning_options(speed_level=1)
     options.loop_vectorization = False
     options.slp_vectorization = False
     options.loop_unrolling = False
     options.loop_interleaving = False
     builder = llvm.create_pass_builder(machine, options)
-    manager = llvm.create_new_function_pass_manager()
-    manager.add_sroa_pass()
-    manager.add_instruction_combine_pass()
-    manager.add_simplify_cfg_pass()
-    manager.add_new_gvn_pass()
-    manager.add_dead_code_elimination_pass()
+    manager = builder.getFunctionPassManager()
     for function in module.functions:
         if not function.is_declaration:
             manager.run(function, builder)
