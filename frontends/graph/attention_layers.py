@@ -81,23 +81,20 @@ class MultiheadAttention(Module):
         return split.transpose(0, 2, 1, 3) if self.batch_first else split.transpose(1, 2, 0, 3)
 
     def _mask(self, padding: Tensor | None, mask: Any, batch: Any) -> Tensor | None:
-        combined: Any = None
+        """Combine the masks into one that is True where attention is allowed, or is added to the scores."""
+        parts: list[Tensor] = []
         if mask is not None:
             mask = mask if isinstance(mask, Tensor) else F.astype(mask, mask.dtype)
-            if mask.ndim == 3:
-                mask = mask.reshape(batch, self.num_heads, *mask.shape[1:])
-            combined = _additive(mask)
+            parts.append(mask.reshape(batch, self.num_heads, *mask.shape[1:]) if mask.ndim == 3 else mask)
         if padding is not None:
-            columns = _additive(padding).reshape(padding.shape[0], 1, 1, padding.shape[1])
-            combined = columns if combined is None else combined + columns
-        return combined
-
-
-def _additive(mask: Tensor) -> Tensor:
-    """0 where attention is allowed, minus infinity where a bool mask is True."""
-    if mask.dtype is not bool_:
-        return mask
-    return F.where(mask, F.full((), -F.inf), F.full((), 0.0))
+            parts.append(padding.reshape(padding.shape[0], 1, 1, padding.shape[1]))
+        if not parts:
+            return None
+        if all(part.dtype is bool_ for part in parts):
+            allowed = [~part for part in parts]
+            return allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1]
+        scores = [F.where(p, F.full((), -F.inf), F.full((), 0.0)) if p.dtype is bool_ else p for p in parts]
+        return scores[0] if len(scores) == 1 else scores[0] + scores[1]
 
 
 class TransformerEncoderLayer(Module):

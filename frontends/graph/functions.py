@@ -292,15 +292,5 @@ def scaled_dot_product_attention(
     """
     if dropout_p == 0.0:
         return emit(neural.attention, query, key, value, attn_mask, is_causal, scale)
-    factor = scale if scale is not None else emit(_default_scale, query)
-    scores = query @ key.swapaxes(-1, -2) * factor
-    if is_causal:
-        rows, columns = (iota(scores.shape[-2:], axis) for axis in (0, 1))
-        scores = where(columns <= rows, scores, -inf)
-    if attn_mask is not None:
-        scores = scores + emit(neural.attention_mask, attn_mask, scores)
-    return dropout(softmax(scores, -1), dropout_p) @ value
-
-
-def _default_scale(b: Any, query: Any) -> float:
-    return 1.0 / math.sqrt(neural.static_features(query))
+    weights = emit(neural.attention_weights, query, key, attn_mask, is_causal, scale)
+    return dropout(weights, dropout_p) @ value

@@ -51,35 +51,29 @@ class CrossEntropy:
                 f"cross_entropy: {self.target!r} is {labels.type}; for {self.output!r} ({type_}) it must hold class "
                 f"indices ({indices}) or probabilities ({type_})"
             )
-        return self._of_indices(builder, logits, builder.cast_to(labels, int64), axis)
+        return self._of_indices(builder, logits, labels, axis)
+
+    def _emit(self, b: Builder, logits: Value, labels: Value, axis: int) -> Value:
+        ignored = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
+        smoothing = float(self.label_smoothing)
+        return b.cross_entropy(
+            logits, labels, axis=axis, label_smoothing=smoothing, reduction=self.reduction, **ignored
+        )
 
     def _of_indices(self, b: Builder, logits: Value, labels: Value, axis: int) -> Result:
         dtype = logits.type.dtype
-        hits = b.cast_to(b.equal(b.argmax(logits, axis=axis, keepdims=False), labels), dtype)
-        smoothing = {"label_smoothing": float(self.label_smoothing)}
+        predicted = b.cast_to(b.argmax(logits, axis=axis, keepdims=False), labels.type.dtype)
+        hits = b.cast_to(b.equal(predicted, labels), dtype)
+        loss = self._emit(b, logits, labels, axis)
         if self.ignore_index is None:
-            value = b.cross_entropy(logits, labels, axis=axis, reduction=self.reduction, **smoothing)
-            return value, {"accuracy": _mean(b, hits)}
-        kept = b.not_equal(labels, b.constant(self.ignore_index, int64))
-        safe = b.where(kept, labels, b.constant(0, int64))
-        each = b.cross_entropy(logits, safe, axis=axis, reduction="none", **smoothing)
-        weight = b.cast_to(kept, dtype)
-        total, count = _sum(b, b.mul(each, weight)), _sum(b, weight)
-        accuracy = b.div(_sum(b, b.mul(hits, weight)), count)
-        return (total if self.reduction == "sum" else b.div(total, count)), {"accuracy": accuracy}
+            return loss, {"accuracy": _mean(b, hits)}
+        weight = b.cast_to(b.not_equal(labels, b.constant(self.ignore_index, labels.type.dtype)), dtype)
+        return loss, {"accuracy": b.div(_sum(b, b.mul(hits, weight)), _sum(b, weight))}
 
     def _of_probabilities(self, b: Builder, logits: Value, target: Value, axis: int) -> Result:
-        classes = logits.type.shape[axis]
         target = b.cast_to(target, logits.type.dtype)
         hits = b.equal(b.argmax(logits, axis=axis, keepdims=False), b.argmax(target, axis=axis, keepdims=False))
-        if self.label_smoothing:
-            if not isinstance(classes, int):
-                raise TypeRuleError(
-                    f"label smoothing needs a known number of classes, {self.output!r} is {logits.type}"
-                )
-            target = b.add(b.mul(target, 1.0 - self.label_smoothing), self.label_smoothing / classes)
-        each = b.neg(b.reduce_sum(b.mul(b.log_softmax(logits, axis=axis), target), axes=(axis,), keepdims=False))
-        return _reduce(b, each, self.reduction), {"accuracy": _mean(b, b.cast_to(hits, logits.type.dtype))}
+        return self._emit(b, logits, target, axis), {"accuracy": _mean(b, b.cast_to(hits, logits.type.dtype))}
 
 
 @dataclass(frozen=True)
@@ -232,7 +226,3 @@ def _mean(b: Builder, value: Value) -> Value:
         else b.cast_to(b.dimension(size=size), value.type.dtype)
     )
     return b.div(_sum(b, value), count)
-
-
-def _reduce(b: Builder, value: Value, reduction: str) -> Value:
-    return _sum(b, value) if reduction == "sum" else _mean(b, value)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from dlc.errors import TypeRuleError
@@ -20,7 +21,7 @@ from dlc.frontends.graph.promotion import as_value, float_dtype, normalize_axis
 from dlc.ir.builder import Builder
 from dlc.ir.dims import Dim, exact_quotient
 from dlc.ir.graph import Value
-from dlc.ir.types import bool_
+from dlc.ir.types import bool_, int64
 
 SPATIAL = "dhw"
 
@@ -460,12 +461,25 @@ def static_features(q: Value) -> int:
 
 
 def attention_mask(b: Builder, mask: Any, like: Value) -> Value:
-    """Return ``mask`` as numbers to add to scores: 0 where bool True, minus infinity where False."""
+    """Return ``mask`` as it is if bool (True: attend), else in the dtype of the scores."""
     value = as_value(b, mask)
-    if value.type.dtype is not bool_:
-        return b.cast_to(value, like.type.dtype)
-    zero = b.constant(0.0, like.type.dtype)
-    return b.where(value, zero, b.constant(-math.inf, like.type.dtype))
+    return value if value.type.dtype is bool_ else b.cast_to(value, like.type.dtype)
+
+
+def attention_weights(b: Builder, query: Any, key: Any, mask: Any, is_causal: bool, scale: float | None) -> Value:
+    """Return the softmax of the masked scores: ``attention`` up to its product with the values."""
+    q, k = as_value(b, query), as_value(b, key)
+    factor = scale if scale is not None else 1.0 / math.sqrt(static_features(q))
+    scores = b.mul(b.einsum(q, k, equation="...sd,...td->...st"), factor)
+    shape, rank = scores.type.shape, scores.type.rank
+    least = b.constant(float(ml_dtypes.finfo(q.type.dtype.numpy).min), q.type.dtype)
+    if mask is not None:
+        chosen = attention_mask(b, mask, q)
+        scores = b.where(chosen, scores, least) if chosen.type.dtype is bool_ else b.add(scores, chosen)
+    if is_causal:
+        rows, columns = (b.iota(shape=shape, axis=a, dtype=int64) for a in (rank - 2, rank - 1))
+        scores = b.where(b.greater_equal(rows, columns), scores, least)
+    return b.softmax(scores, axis=rank - 1)
 
 
 def embedding(b: Builder, indices: Any, weight: Any) -> Value:
