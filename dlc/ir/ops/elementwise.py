@@ -16,9 +16,8 @@ from dlc.errors import TypeRuleError
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
 from dlc.ir.compute import Compute, output_axes, pointwise
-from dlc.ir.expr import Read, apply
+from dlc.ir.expr import Read, apply, select
 from dlc.ir.expr import cast as cast_expr
-from dlc.ir.expr import select
 from dlc.ir.graph import Node, Value
 from dlc.ir.opdef import NOT_DIFFERENTIABLE, Attribute, OpDef, Trait, Types, VjpRule, register
 from dlc.ir.scalar import SCALAR_OPS, ScalarOp, cast_array
