@@ -1,0 +1,125 @@
+"""Writes the references under docs/reference from docstrings and the command line's own help.
+
+    python docs/generate.py            # write
+    python docs/generate.py --check    # exit status 1 if a file is out of date
+"""
+
+import inspect
+import sys
+from pathlib import Path
+
+import click
+
+import dlc
+from dlc.cli import COMMANDS, main
+from dlc.config import OPTIONS
+from dlc.ir import ops as _ops  # noqa: F401  (registers every op)
+from dlc.ir.opdef import all_ops
+
+REFERENCE = Path(__file__).parent / "reference"
+FUNCTIONS = ["load", "compile", "compile_training", "grad", "interpret", "save_onnx", "check", "input", "output", "parameter", "scan"]
+CLASSES = {
+    "Executable": "dlc.runtime.executable",
+    "SpecialisingExecutable": "dlc.runtime.specialise",
+    "TrainingStep": "dlc.training",
+    "Graph": "dlc.frontends.graph",
+    "Tensor": "dlc.frontends.graph",
+}
+
+
+def text_of(thing):
+    return inspect.cleandoc(inspect.getdoc(thing) or "")
+
+
+def signature_of(thing):
+    try:
+        return str(inspect.signature(thing)).replace("'", "")
+    except (TypeError, ValueError):
+        return "(...)"
+
+
+def described_class(name, cls):
+    lines = [f"### {name}{signature_of(cls).removesuffix(' -> None')}", "", text_of(cls), ""]
+    for attribute, member in sorted(vars(cls).items()):
+        if attribute.startswith("_") or not text_of(member):
+            continue
+        if inspect.isfunction(member):
+            lines += [f"- `{attribute}{signature_of(member)}`: {' '.join(text_of(member).split())}"]
+        elif isinstance(member, property):
+            lines += [f"- `{attribute}`: {' '.join(text_of(member).split())}"]
+    return [*lines, ""]
+
+
+def public_of(module):
+    names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
+    return [(n, getattr(module, n)) for n in sorted(names)]
+
+
+def api():
+    lines = ["# API reference", "", "Written by `docs/generate.py` from the docstrings.", "", "## Functions", ""]
+    for name in FUNCTIONS:
+        function = getattr(dlc, name)
+        lines += [f"### dlc.{name}{signature_of(function)}", "", text_of(function), ""]
+    lines += ["## Classes", ""]
+    for name, module in CLASSES.items():
+        lines += described_class(name, getattr(__import__(module, fromlist=[name]), name))
+    for title, module in (("Layers", dlc.nn), ("Losses", dlc.losses), ("Optimizers", dlc.optim)):
+        lines += [f"## {title}: dlc.{module.__name__.rsplit('.', 1)[-1]}", ""]
+        for name, thing in public_of(module):
+            if inspect.isclass(thing) and text_of(thing):
+                lines += described_class(name, thing)
+            elif inspect.isfunction(thing) and text_of(thing):
+                lines += [f"### {name}{signature_of(thing)}", "", text_of(thing), ""]
+    graph_api = __import__("dlc.frontends.graph", fromlist=["__all__"])
+    lines += ["## Array functions", "", "Each is `dlc.<name>` and follows the NumPy function of its name.", ""]
+    for name, thing in public_of(graph_api):
+        if inspect.isfunction(thing) and name not in FUNCTIONS:
+            first = text_of(thing).split("\n\n")[0].replace("\n", " ")
+            lines.append(f"- `{name}{signature_of(thing)}`: {first}")
+    lines += ["", "## Errors", ""]
+    for name, thing in vars(dlc.errors).items():
+        if inspect.isclass(thing):
+            lines.append(f"- `{name}`: {text_of(thing)}")
+    return "\n".join(lines) + "\n"
+
+
+def cli():
+    lines = ["# Command line reference", "", "Written by `docs/generate.py` from the commands' own help.", ""]
+
+    def add(command, path, parent=None):
+        context = click.Context(command, info_name=path, parent=parent, terminal_width=110, max_content_width=110)
+        lines.extend([f"## {path}", "", "```", command.get_help(context), "```", ""])
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                add(command.get_command(context, name), f"{path} {name}")
+
+    add(main, "dlc")
+    assert all(f"## dlc {name}" in lines for name in COMMANDS)
+    lines += ["## Options in the environment", "", "| variable | type | default | meaning |", "|---|---|---|---|"]
+    for option in OPTIONS.values():
+        lines.append(f"| {', '.join(option.variables)} | {option.type} | {option.default_text} | {option.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def op_table():
+    lines = ["# Ops", "", "Written by `docs/generate.py` from the registry. A composite is expanded into other ops.", ""]
+    lines += ["| op | form | attributes | meaning |", "|---|---|---|---|"]
+    for name, op in sorted(all_ops().items()):
+        form = "composite" if op.expand else "index form" if op.compute else "kernel" if op.kernel else "region"
+        meaning = " ".join(op.doc.split()).replace("|", "\\|")
+        lines.append(f"| {name} | {form} | {', '.join(op.attributes)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def files():
+    return {REFERENCE / "api.md": api(), REFERENCE / "cli.md": cli(), REFERENCE / "ops.md": op_table()}
+
+
+if __name__ == "__main__":
+    stale = [path for path, text in files().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv:
+        print("\n".join(f"out of date: {path}" for path in stale) or "references are up to date")
+        sys.exit(bool(stale))
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
