@@ -9,36 +9,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from dlc.codegen.loop_nest import distinct
+from dlc.ir.cost import distinct
 from dlc.ir.expr import Apply, Const, Expr, Horizontal, Load, Var, children, with_children
 from dlc.ir.kernel import Let, Stmt, Store
 from dlc.ir.types import bool_, int64
-
-_COST = {
-    "exp": 16, "expm1": 24, "log": 18, "log1p": 24, "sqrt": 6, "rsqrt": 8, "reciprocal": 6, "div": 6,
-    "sin": 24, "cos": 24, "tan": 40, "asin": 30, "acos": 30, "atan": 30, "atan2": 40, "sinh": 30, "cosh": 30,
-    "tanh": 24, "asinh": 40, "acosh": 40, "atanh": 40, "erf": 28, "sigmoid": 22, "pow": 60,
-    "floor_div": 8, "floor_mod": 10, "trunc_mod": 10,
-}  # fmt: skip
 
 
 def names(prefix: str = "v") -> Iterator[str]:
     """Yield fresh names."""
     return (f"{prefix}{number}" for number in itertools.count())
-
-
-def node_cost(expr: Expr) -> int:
-    """Estimate the work of one node without its operands: about one per simple operation or load."""
-    if isinstance(expr, Load):
-        return 1
-    if isinstance(expr, Apply) and expr.dtype is not int64 and not (expr.args and expr.args[0].dtype is int64):
-        return _COST.get(expr.op, 1)
-    return 0
-
-
-def cost(exprs: Sequence[Expr]) -> int:
-    """Estimate the work of computing ``exprs`` together."""
-    return sum(node_cost(expr) for expr in distinct(exprs))
 
 
 def _unguarded(exprs: Sequence[Expr]) -> set[int]:

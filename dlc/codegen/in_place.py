@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dlc.codegen.loop_nest import distinct
 from dlc.codegen.row_problem import RowProblem
 from dlc.codegen.schedule_pointwise import Assignment
+from dlc.ir.cost import distinct
 from dlc.ir.expr import Apply, Expr, Load, children
 from dlc.ir.types import TensorType
 

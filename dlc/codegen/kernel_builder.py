@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlc.codegen.loop_nest import distinct
+from dlc.ir.cost import distinct
 from dlc.ir.expr import Expr, Horizontal, Load
 from dlc.ir.kernel import (
     Accumulate,

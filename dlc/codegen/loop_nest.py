@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dlc.ir.compute import Axis
+from dlc.ir.cost import distinct
 from dlc.ir.expr import Apply, Const, Expr, Load, Read, Var, apply, children, const, substitute, transform
 from dlc.ir.simplify import Affine, Bounds, Simplifier, linear_index
 from dlc.ir.types import TensorType, int64
@@ -110,21 +111,6 @@ def _split(space: Space, axis: Axis, divisor: int) -> Space:
 
 
 # -- collapsing -----------------------------------------------------------------------------------
-
-
-def distinct(exprs: Iterable[Expr]) -> list[Expr]:
-    """Return every distinct node of several expressions once, users before operands."""
-    seen: set[int] = set()
-    order: list[Expr] = []
-    pending = list(reversed(list(exprs)))
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        order.append(current)
-        pending += children(current)
-    return order
 
 
 def index_roots(exprs: Sequence[Expr]) -> list[Expr]:

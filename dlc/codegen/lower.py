@@ -7,16 +7,21 @@ pointwise nests and row problems. It must not know how kernels are emitted.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
+from dlc.codegen.lower_contract import lower_contract_group, renumber
 from dlc.codegen.lower_group import lower_group
 from dlc.codegen.target import CpuTarget
 from dlc.errors import CompileError
-from dlc.ir.graph import Graph, Node
+from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.lowering import KernelCall, Lowered, inputs, outputs
 from dlc.ir.opdef import Trait
 
 
-def lower(node: Node, target: CpuTarget, threads: int) -> Lowered:
+def lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int] = ()) -> Lowered:
     """Return the kernel calls of a primitive or fused node with static shapes.
+
+    ``constants`` numbers the operands known to be the same in every run.
 
     Raises:
         CompileError: the node is no primitive, runs on the host only, or has symbolic dimensions.
@@ -27,9 +32,29 @@ def lower(node: Node, target: CpuTarget, threads: int) -> Lowered:
         kernel = node.op.kernel(node.input_types, node.output_types, node.attributes)
         return Lowered((KernelCall(kernel, inputs(len(node.inputs)) + outputs(len(node.outputs))),))
     if node.op.compute is not None:
-        return lower_group((node,), node.inputs, node.outputs, target, threads)
+        return _lower_body((node,), node.inputs, node.outputs, target, threads, constants)
     body = node.attributes.get("body")
     if node.op.name != "fused" or not isinstance(body, Graph):
         reason = "runs in the interpreter only" if node.op.has(Trait.HOST) else "is no primitive; expand it first"
         raise CompileError(f"{node!r} cannot be lowered: {node.op.name} {reason}")
-    return lower_group(body.nodes, body.inputs, body.outputs, target, threads)
+    return _lower_body(body.nodes, body.inputs, body.outputs, target, threads, constants)
+
+
+def _lower_body(
+    nodes: Sequence[Node],
+    operands: Sequence[Value],
+    results: Sequence[Value],
+    target: CpuTarget,
+    threads: int,
+    constants: Collection[int],
+) -> Lowered:
+    distinct = tuple(dict.fromkeys(operands))  # a node may read one value twice
+    if any(n.op.has(Trait.CONTRACTION) for n in nodes) and results[0].type.size != 0:
+        first = [operands.index(v) for v in distinct]
+        fixed = {k for k, position in enumerate(first) if position in constants}
+        lowered = lower_contract_group(nodes, distinct, results, target, threads, fixed)
+    else:
+        lowered = lower_group(nodes, distinct, results, target, threads)
+    if len(distinct) == len(operands):
+        return lowered
+    return renumber(lowered, [operands.index(v) for v in distinct])

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from dlc.codegen.bindings import node_cost
 from dlc.codegen.combiners import POSITIONS
 from dlc.codegen.compute_group import ComputeGroup
-from dlc.codegen.loop_nest import distinct, loads
+from dlc.codegen.loop_nest import loads
 from dlc.codegen.row_problem import Keep, Reduction, RowProblem, Stage, Write
 from dlc.ir.compute import Axis, Compute
+from dlc.ir.cost import distinct, node_cost
 from dlc.ir.expr import Expr, Load, Read, Var, apply, const, substitute, transform
 from dlc.ir.graph import Value
 from dlc.ir.simplify import Simplifier, depends_on, linear_index

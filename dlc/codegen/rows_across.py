@@ -11,11 +11,12 @@ from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
 from dlc.codegen.combiners import POSITIONS, accumulation_dtype, identity, result_of
-from dlc.codegen.loop_nest import axis_simplifier, distinct
+from dlc.codegen.loop_nest import axis_simplifier
 from dlc.codegen.row_problem import Reduction, RowProblem, Stage
 from dlc.codegen.rows_along import is_better
 from dlc.codegen.schedule_loops import LANE, TaskSplit, serial
 from dlc.ir.compute import Axis
+from dlc.ir.cost import distinct
 from dlc.ir.expr import Apply, Const, Expr, Load, Var, apply, cast, const, select, substitute
 from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, If, Let, LoopKind, Space, Stmt, Store
 from dlc.ir.simplify import depends_on, linear_index

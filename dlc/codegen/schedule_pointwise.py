@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
-from dlc.codegen.bindings import cost, names, place, write_all
-from dlc.codegen.loop_nest import Space, axis_simplifier, distinct, normalize
+from dlc.codegen.bindings import names, place, write_all
+from dlc.codegen.loop_nest import Space, axis_simplifier, normalize
 from dlc.codegen.schedule_loops import (
     TaskSplit,
     chunk_loop,
@@ -27,6 +27,7 @@ from dlc.codegen.schedule_loops import (
 )
 from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis
+from dlc.ir.cost import cost, distinct
 from dlc.ir.expr import Apply, Const, Expr, Load, Var, apply, const, substitute
 from dlc.ir.kernel import If, Stmt
 from dlc.ir.simplify import Bounds, Simplifier

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
-from dlc.codegen.bindings import cost
-from dlc.codegen.loop_nest import axis_simplifier, distinct
+from dlc.codegen.loop_nest import axis_simplifier
 from dlc.codegen.row_problem import RowProblem
 from dlc.codegen.rows_across import AcrossRows
 from dlc.codegen.rows_along import AlongRows
@@ -27,6 +26,7 @@ from dlc.codegen.schedule_loops import (
 )
 from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis
+from dlc.ir.cost import cost, distinct
 from dlc.ir.expr import Expr, Load, Var
 from dlc.ir.kernel import Stmt
 

@@ -1,0 +1,162 @@
+"""Lowers contractions: alone, or with the pointwise nodes that follow as their epilogue.
+
+It must not know how contractions are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from dlc.codegen.compute_group import ComputeGroup
+from dlc.codegen.contract_schedule import lower_contraction
+from dlc.codegen.lower_group import lower_group
+from dlc.codegen.target import CpuTarget
+from dlc.errors import CompileError
+from dlc.ir.compute import Compute
+from dlc.ir.contraction import infer_extents, parse_spec
+from dlc.ir.epilogue import ACCUMULATOR, Epilogue, no_epilogue
+from dlc.ir.expr import Expr, Read, Var, apply, const, substitute, transform
+from dlc.ir.graph import Node, Value
+from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
+from dlc.ir.opdef import Trait
+from dlc.ir.simplify import Simplifier, linear_index
+
+
+def lower_contract_group(
+    nodes: Sequence[Node],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    target: CpuTarget,
+    threads: int,
+    constants: Collection[int] = (),
+) -> Lowered:
+    """Return the calls of a body with one contraction and pointwise nodes around its result.
+
+    ``constants`` numbers the ``inputs`` known to be the same in every run.
+    """
+    contraction = next(n for n in nodes if n.op.has(Trait.CONTRACTION))
+    position = {v: k for k, v in enumerate(inputs)}
+    if any(v not in position for v in contraction.inputs) or len(outputs) != 1:
+        raise CompileError(f"{contraction!r}: a fused contraction takes its operands as they are and has one result")
+    rest = [n for n in nodes if n is not contraction]
+    fixed = frozenset(k for k, v in enumerate(contraction.inputs) if position[v] in constants)
+    if not rest:
+        lowered = _contract(contraction, no_epilogue(contraction.outputs[0].type.dtype), target, threads, fixed)
+        return renumber(lowered, [position[v] for v in contraction.inputs])
+    group = ComputeGroup((*inputs, contraction.outputs[0]), rest)
+    found = _epilogue(contraction, group, outputs[0])
+    if found is None:
+        return _separately(contraction, rest, inputs, outputs, target, threads, fixed)
+    epilogue, extra = found
+    lowered = _contract(contraction, epilogue, target, threads, fixed)
+    return renumber(lowered, [*(position[v] for v in contraction.inputs), *(position[v] for v in extra)])
+
+
+def _contract(node: Node, epilogue: Epilogue, target: CpuTarget, threads: int, constants: frozenset[int]) -> Lowered:
+    lhs, rhs = node.input_types
+    spec = parse_spec(node.attributes["spec"])
+    extents = infer_extents(spec, lhs.shape, rhs.shape, dict(node.attributes["sizes"]))
+    static = {name: int(extent) for name, extent in extents.items()}  # type: ignore[call-overload]
+    return lower_contraction(spec, static, lhs, rhs, epilogue, target, threads, constants)
+
+
+def renumber(lowered: Lowered, numbers: Sequence[int]) -> Lowered:
+    """Return ``lowered`` with input k as input ``numbers[k]``."""
+    calls = []
+    for call in lowered.calls:
+        operands = tuple(
+            Operand(OperandKind.INPUT, numbers[o.index]) if o.kind is OperandKind.INPUT else o for o in call.operands
+        )
+        calls.append(KernelCall(call.kernel, operands, call.flops))
+    pairs = tuple((out, numbers[read]) for out, read in lowered.in_place)
+    return replace(lowered, calls=tuple(calls), in_place=pairs)
+
+
+def _epilogue(contraction: Node, group: ComputeGroup, output: Value) -> tuple[Epilogue, list[Value]] | None:
+    """Return the nodes after the contraction as its epilogue and the tensors it reads; None if rows do not match."""
+    if group.reductions:
+        return None
+    assert contraction.op.compute is not None
+    contract = contraction.op.compute(contraction.input_types, contraction.output_types, contraction.attributes)
+    result = group.inline((), [output])[output]
+    bounds = {a.var: (0, max(a.extent - 1, 0)) for a in contract.axes}
+    simplify = Simplifier(bounds)
+    indices = _output_indices(contract, result, simplify)
+    if indices is None:
+        return None
+    body = simplify(substitute(result.body, {a.var: i for a, i in zip(result.axes, indices, strict=True)}))
+    accumulated = contraction.outputs[0]
+    store = tuple(simplify(i) for i in contract.store)
+    extra: list[Value] = []
+    failed = False
+
+    def rule(expr: Expr) -> Expr | None:
+        nonlocal failed
+        if not isinstance(expr, Read):
+            return None
+        value = group.sources[expr.input]
+        if value is accumulated:
+            if expr.indices != store:
+                failed = True
+            return Var(ACCUMULATOR, expr.dtype)
+        if value not in extra:
+            extra.append(value)
+        return Read(extra.index(value), expr.indices, expr.dtype)
+
+    body = transform(body, rule)
+    if failed:
+        return None
+    return Epilogue(body, body.dtype, tuple(v.type for v in extra)), extra
+
+
+def _output_indices(contract: Compute, result: Compute, simplify: Simplifier) -> list[Expr] | None:
+    """Return the result's index per dimension over the contraction's axes: the same row-major position."""
+    if contract.shape == result.shape:
+        return list(contract.store)
+    if _size(contract.shape) != _size(result.shape):
+        return None
+    position = linear_index(contract.store, contract.shape, simplify)
+    indices: list[Expr] = []
+    stride = 1
+    for extent in reversed(result.shape):
+        index = apply("floor_mod", apply("floor_div", position, const(stride)), const(max(extent, 1)))
+        indices.append(simplify(index))
+        stride *= max(extent, 1)
+    return indices[::-1]
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size
+
+
+def _separately(
+    contraction: Node,
+    rest: Sequence[Node],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    target: CpuTarget,
+    threads: int,
+    constants: frozenset[int],
+) -> Lowered:
+    """The contraction into a temporary, then the rest as a group of its own."""
+    position = {v: k for k, v in enumerate(inputs)}
+    plain = _contract(contraction, no_epilogue(contraction.outputs[0].type.dtype), target, threads, constants)
+    first = renumber(plain, [position[v] for v in contraction.inputs])
+    second = lower_group(rest, (*inputs, contraction.outputs[0]), outputs, target, threads)
+    between = Operand(OperandKind.TEMPORARY, len(first.temporaries) + len(second.temporaries))
+    calls = [_moved(c, {Operand(OperandKind.OUTPUT, 0): between}) for c in first.calls]
+    moves = {
+        Operand(OperandKind.TEMPORARY, k): Operand(OperandKind.TEMPORARY, len(first.temporaries) + k)
+        for k in range(len(second.temporaries))
+    }
+    moves[Operand(OperandKind.INPUT, len(inputs))] = between
+    calls += [_moved(c, moves) for c in second.calls]
+    return Lowered(tuple(calls), (*first.temporaries, *second.temporaries, contraction.outputs[0].type))
+
+
+def _moved(call: KernelCall, moves: dict[Operand, Operand]) -> KernelCall:
+    return KernelCall(call.kernel, tuple(moves.get(o, o) for o in call.operands), call.flops)
