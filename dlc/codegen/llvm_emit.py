@@ -190,8 +190,12 @@ def _callee(module: ModuleState, kernel: Kernel) -> tuple[str, int]:
 def block(s: FunctionState, body: Sequence[Stmt]) -> None:
     """Emit statements in order; names bound inside end with the block."""
     with s.scope():
-        for statement in body:
-            _EMIT[type(statement)](s, statement)
+        _statements(s, body)
+
+
+def _statements(s: FunctionState, body: Sequence[Stmt]) -> None:
+    for statement in body:
+        _EMIT[type(statement)](s, statement)
 
 
 def _let(s: FunctionState, statement: Let) -> None:
@@ -353,7 +357,7 @@ def _for(s: FunctionState, statement: For) -> None:
         for iteration in range(count):
             with s.scope():
                 s.bind(statement.var.name, integer(iteration))
-                block(s, statement.body)
+                _statements(s, statement.body)
     else:
         _counted_loop(s, statement, extent)
 
@@ -373,7 +377,7 @@ def _counted_loop(s: FunctionState, statement: For, extent: Value) -> None:
     s.do(f"{counter} = phi i64 [ 0, %{before} ], [ {following}, %{latch} ]")
     with s.scope(repeats=True):
         s.bind(statement.var.name, uniform_index(counter, 0, None if extent.high is None else extent.high - 1))
-        block(s, statement.body)
+        _statements(s, statement.body)
     s.branch(latch)
     s.start(latch)
     s.do(f"{following} = add nuw nsw i64 {counter}, 1")
@@ -397,7 +401,7 @@ def _vector_loop(s: FunctionState, statement: For, lanes: int) -> None:
                 raise CompileError(f"kernel {s.kernel.name}: active of loop {statement.var.name} must be a bool")
             if active.text != "true":
                 s.mask = materialize(s, active, lanes)
-        block(s, statement.body)
+        _statements(s, statement.body)
         s.lanes, s.mask = 0, None
 
 

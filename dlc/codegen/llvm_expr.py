@@ -8,6 +8,7 @@ not know statements.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from dlc.codegen import llvm_values
 from dlc.codegen.llvm_cast import convert
@@ -32,6 +33,14 @@ _COMPARISONS = frozenset({"equal", "not_equal", "less", "less_equal", "greater",
 
 def evaluate(s: FunctionState, expr: Expr) -> Value:
     """Emit ``expr``; return its value for the current lane setting."""
+    kind = type(expr)
+    if kind is Var:
+        value = s.env.get(expr.name)  # type: ignore[union-attr]
+        if value is None:
+            raise CompileError(f"kernel {s.kernel.name}: variable {expr.name!r} is not defined here")  # type: ignore[union-attr]
+        return value
+    if kind is Const:
+        return _constant(expr)  # type: ignore[arg-type]
     known = s.memo.get(expr)
     if known is not None:
         return known
@@ -40,32 +49,30 @@ def evaluate(s: FunctionState, expr: Expr) -> Value:
         s.read_count += 1
         return known
     before = s.read_count
-    match expr:
-        case Const(value=number, dtype=dtype):
-            return integer(int(number)) if dtype is int64 else Value(literal(number, dtype), dtype)
-        case Var(name=name):
-            try:
-                return s.env[name]
-            except KeyError:
-                raise CompileError(f"kernel {s.kernel.name}: variable {name!r} is not defined here") from None
-        case Load(buffer=buffer, index=index):
-            at = evaluate(s, index)
-            s.read_count += 1
-            value = load(s, s.buffer(buffer), at)
-        case Apply(op="select"):
-            value = _select(s, expr)
-        case Apply():
-            value = _apply(s, expr)
-        case Horizontal():
-            s.read_count += 1
-            value = _horizontal(s, expr)
-        case _:
-            raise CompileError(f"kernel {s.kernel.name}: {expr} has no place in a kernel")
+    if kind is Apply:
+        value = _select(s, expr) if expr.op == "select" else _apply(s, expr)  # type: ignore[union-attr, arg-type]
+    elif kind is Load:
+        at = evaluate(s, expr.index)  # type: ignore[union-attr]
+        s.read_count += 1
+        value = load(s, s.buffer(expr.buffer), at)  # type: ignore[union-attr]
+    elif kind is Horizontal:
+        s.read_count += 1
+        value = _horizontal(s, expr)  # type: ignore[arg-type]
+    else:
+        raise CompileError(f"kernel {s.kernel.name}: {expr} has no place in a kernel")
     if s.read_count == before:
         s.memo[expr] = value
     else:
         s.reads[expr] = value
     return value
+
+
+@lru_cache(maxsize=4096)
+def _constant(expr: Const) -> Value:
+    """Values are never changed after they are built, so literals are shared."""
+    if expr.dtype is int64:
+        return integer(int(expr.value))
+    return Value(literal(expr.value, expr.dtype), expr.dtype)
 
 
 def evaluate_deep(s: FunctionState, expr: Expr) -> Value:

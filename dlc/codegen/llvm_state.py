@@ -6,8 +6,6 @@ functions in their own modules over this state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dlc.codegen.llvm_values import Value
@@ -115,19 +113,30 @@ class FunctionState:
         self.write_count += 1
         self.reads = {}
 
-    @contextmanager
-    def scope(self, repeats: bool = False) -> Iterator[None]:
+    def scope(self, repeats: bool = False) -> _Scope:
         """Names, remembered values and splats made inside do not outlive the block.
 
         ``repeats`` says that the block is a loop body, before which its own writes may have run.
         """
-        saved = self.env, self.memory, self.memo, self.splats, self.scratch_offset
-        reads, writes = self.reads, self.write_count
-        self.env, self.memory = dict(self.env), dict(self.memory)
-        self.memo, self.splats = dict(self.memo), dict(self.splats)
-        self.reads = {} if repeats else dict(reads)
-        try:
-            yield
-        finally:
-            self.env, self.memory, self.memo, self.splats, self.scratch_offset = saved
-            self.reads = reads if self.write_count == writes else {}
+        return _Scope(self, repeats)
+
+
+class _Scope:
+    """Restores what a block must not leave behind."""
+
+    __slots__ = ("repeats", "saved", "state")
+
+    def __init__(self, state: FunctionState, repeats: bool) -> None:
+        self.state = state
+        self.repeats = repeats
+
+    def __enter__(self) -> None:
+        s = self.state
+        self.saved = s.env, s.memory, s.memo, s.splats, s.scratch_offset, s.reads, s.write_count
+        s.env, s.memory, s.memo, s.splats = s.env.copy(), s.memory.copy(), s.memo.copy(), s.splats.copy()
+        s.reads = {} if self.repeats else s.reads.copy()
+
+    def __exit__(self, *error: object) -> None:
+        s = self.state
+        s.env, s.memory, s.memo, s.splats, s.scratch_offset, reads, writes = self.saved
+        s.reads = reads if s.write_count == writes else {}

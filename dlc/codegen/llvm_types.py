@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import lru_cache
 
 import numpy as np
 
@@ -73,14 +74,21 @@ def suffix(llvm_type: str) -> str:
     return "p0" if llvm_type == "ptr" else _SUFFIX.get(llvm_type, llvm_type)
 
 
-def float_literal(value: float, element: str) -> str:
-    """Return ``value`` as a literal of LLVM type ``float`` (rounded to it) or ``double``."""
+@lru_cache(maxsize=4096)
+def _float_text(value: float, element: str) -> str:
     if math.isnan(value):
         return "0x7FF8000000000000"
     if element == "float":
         with np.errstate(over="ignore"):
             value = float(np.float32(value))
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+def float_literal(value: float, element: str) -> str:
+    """Return ``value`` as a literal of LLVM type ``float`` (rounded to it) or ``double``."""
+    if value == 0.0:  # equal keys, different signs: not for the cache
+        return "0x8000000000000000" if math.copysign(1.0, value) < 0 else "0x0000000000000000"
+    return _float_text(value, element)
 
 
 def literal(value: int | float | bool, dtype: DType) -> str:
