@@ -63,7 +63,7 @@ _erf_scalar = np.frompyfunc(math.erf, 1, 1)
 
 def _erf(x: Any) -> Any:
     x = np.asarray(x)
-    return _erf_scalar(x.astype(np.float64)).astype(x.dtype)
+    return np.asarray(_erf_scalar(x.astype(np.float64))).astype(x.dtype)
 
 
 def _sigmoid(x: Any) -> Any:
