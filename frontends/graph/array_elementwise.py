@@ -13,7 +13,7 @@ from dlc.errors import TypeRuleError
 from dlc.frontends.graph.promotion import as_value, float_dtype, result_dtype, same_dtype
 from dlc.ir.builder import Builder
 from dlc.ir.graph import Value
-from dlc.ir.types import DType, as_dtype, bool_
+from dlc.ir.types import DType, as_dtype, bool_, float64
 
 
 def binary(op: str, doc: str, floating: bool = False, logical: bool = False) -> Callable[..., Value]:
@@ -65,8 +65,14 @@ def multiply(b: Builder, x: Any, y: Any) -> Value:
     return b.bit_and(x, y) if x.type.dtype is bool_ else b.mul(x, y)
 
 
+def divide(b: Builder, x: Any, y: Any) -> Value:
+    """Return the true quotient ``x / y``; of integers and bools, in float64. Operands are promoted and broadcast."""
+    operands = same_kind(b, x, y)
+    dtype = result_dtype(operands)
+    return b.div(*same_dtype(b, operands, dtype if dtype.is_float else float64))
+
+
 subtract = binary("sub", "Return ``x - y``.")
-divide = binary("div", "Return the true quotient ``x / y`` (of integers: float64).", floating=True)
 floor_divide = binary("floor_div", "Return ``x // y``, rounded down; an integer divided by 0 gives 0.")
 remainder = binary("floor_mod", "Return ``x % y`` with the sign of ``y``; an integer modulo 0 gives 0.")
 fmod = binary("trunc_mod", "Return the remainder with the sign of ``x``.")

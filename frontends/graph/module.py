@@ -51,9 +51,9 @@ class Module:
     """Base of layers and models; assign sub-modules and parameters as attributes and define ``forward``.
 
     Calling a module runs ``forward`` in the open graph. Inside ``forward``, ``self.weight`` is the tensor of this
-    graph. Calling it twice shares the parameters. Parameters of a container called at the top of a graph keep their
-    own names, as in its state_dict; a single layer's are prefixed by its class ("linear.weight"); a number is added
-    where names would clash. ``graph.scope("encoder")`` gives a prefix of choice.
+    graph. Calling it twice shares the parameters. Parameters of the first container called at the top of a graph
+    keep their own names, as in its state_dict; those of single layers and further containers are prefixed by the class
+    ("linear.weight", "linear_1.weight"). ``graph.scope("encoder")`` gives a prefix of choice.
     """
 
     def __init__(self) -> None:
@@ -191,7 +191,8 @@ def root_prefix(module: Module, graph: Graph) -> str:
     while True:
         for candidate in candidates:
             prefix = ".".join(s for s in (outer, candidate) if s)
-            if not any(graph.has_name(f"{prefix}.{n}" if prefix else n) for n in names):
+            clash = any(graph.has_name(f"{prefix}.{n}" if prefix else n) for n in names)
+            if not clash and graph.claim_prefix(prefix):
                 return prefix
         count += 1
         candidates = [f"{base}_{count}"]

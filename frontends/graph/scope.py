@@ -85,6 +85,7 @@ class Graph:
         self._region = self.root
         self._names: set[str] = set()
         self._scopes: list[str] = []
+        self._prefixes: set[str] = set()
         self._streams = 0
         self._updates: dict[str, Value] = {}
         self._initial: dict[str, np.ndarray] = {}
@@ -217,6 +218,13 @@ class Graph:
             count += 1
             candidate = f"{base}_{count}"
         return candidate
+
+    def claim_prefix(self, prefix: str) -> bool:
+        """Take ``prefix`` for one module called at the top; False if another has it."""
+        if prefix in self._prefixes:
+            return False
+        self._prefixes.add(prefix)
+        return True
 
     def origin(self) -> Origin:
         """The user's source line, preceded by the module path if there is one."""
