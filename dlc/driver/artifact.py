@@ -6,17 +6,19 @@ name when the executable is made.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from dlc.codegen.llvm_jit import load_objects
+from dlc.codegen.llvm_jit import NativeCode, load_objects
 from dlc.codegen.target import CpuTarget
 from dlc.driver.native import native_runtime
 from dlc.ir.graph import Graph
-from dlc.ir.plan import Plan, SlotKind
+from dlc.ir.plan import KernelStep, Plan, SlotKind
 from dlc.runtime.executable import Executable, Port
+from dlc.runtime.threads import NativeRuntime
 
 
 @dataclass(frozen=True)
@@ -37,37 +39,35 @@ class Artifact:
         return sum(map(len, self.objects))
 
 
+@dataclass
+class Shared:
+    """What the executables of one graph have in common: arrays that runs update in place, and prepared constants.
+
+    ``state`` is used as it is, not copied; ``prepared`` maps a digest of how an array was computed to the array.
+    """
+
+    state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    prepared: dict[str, np.ndarray] = field(default_factory=dict)
+
+
 def make_executable(
     artifact: Artifact,
     graph: Graph,
     inputs: tuple[Port, ...],
     outputs: tuple[Port, ...],
     threads: int,
-    state: Mapping[str, np.ndarray],
+    shared: Shared,
     compile_text: Callable[[str, CpuTarget], bytes],
 ) -> Executable:
     """Load the code, run the load plan on the graph's initial arrays, and bind the rest.
 
-    ``state`` holds the arrays that runs update in place; they are used as they are, not copied.
     ``compile_text`` compiles the native runtime on first use.
     """
     native = native_runtime(compile_text)
     code = load_objects(artifact.objects)
     arrays: dict[str, np.ndarray] = dict(artifact.literals)
     arrays.update({s.name: s.initial for s in graph.signature.inputs if s.initial is not None})
-    prepared: dict[str, np.ndarray] = {}
-    if artifact.load_plan.steps:
-        constants = {s.name: arrays[s.name] for s in artifact.load_plan.slots if s.kind is SlotKind.CONSTANT}
-        loader = Executable(
-            artifact.load_plan,
-            code,
-            native,
-            constants=constants,
-            threads=threads,
-            scratch_bytes=artifact.scratch_bytes,
-        )
-        prepared = loader.run({})
-        loader.close()
+    prepared = _prepare(artifact, code, native, arrays, threads, shared)
     slots = artifact.main_plan.slots
     main_constants = {s.name for s in slots if s.kind is SlotKind.CONSTANT}
     states = {s.name for s in slots if s.kind is SlotKind.STATE}
@@ -76,9 +76,57 @@ def make_executable(
         code,
         native,
         constants={name: prepared[name] if name in prepared else arrays[name] for name in main_constants},
-        state={name: state[name] for name in states},
+        state={name: shared.state[name] for name in states},
         threads=threads,
         scratch_bytes=artifact.scratch_bytes,
         inputs=inputs,
         outputs=outputs,
     )
+
+
+def _prepare(
+    artifact: Artifact,
+    code: NativeCode,
+    native: NativeRuntime,
+    arrays: Mapping[str, np.ndarray],
+    threads: int,
+    shared: Shared,
+) -> dict[str, np.ndarray]:
+    """Run the load plan, unless another executable of the graph has prepared the same arrays already."""
+    plan = artifact.load_plan
+    recipes = load_recipes(plan)
+    if not all(digest in shared.prepared for digest in recipes.values()):
+        constants = {s.name: arrays[s.name] for s in plan.slots if s.kind is SlotKind.CONSTANT}
+        with Executable(
+            plan, code, native, constants=constants, threads=threads, scratch_bytes=artifact.scratch_bytes
+        ) as loader:
+            for name, array in loader.run({}).items():
+                shared.prepared.setdefault(recipes[name], array)
+    return {name: shared.prepared[digest] for name, digest in recipes.items()}
+
+
+def load_recipes(plan: Plan) -> dict[str, str]:
+    """Return, per output of a load plan, a digest of how it is computed: equal digests mean equal arrays.
+
+    Every step marks all the memory that it touches, read or written, which may tell equal arrays apart but never
+    takes different ones for equal.
+    """
+    marks: dict[tuple[int, int], str] = {}
+    history = ""
+    for step in plan.steps:
+        if not isinstance(step, KernelStep):
+            history += str(step)
+            continue
+        places = [(a.slot, a.offset) for a in step.arguments]
+        kinds = [plan.slots[slot].kind for slot, _ in places]
+        named = [
+            f"{plan.slots[slot].name}+{offset}" if kind is SlotKind.CONSTANT else marks.get((slot, offset), "")
+            for (slot, offset), kind in zip(places, kinds, strict=True)
+        ]
+        text = "|".join([step.symbol, history, *named, *(str(a.strides) for a in step.arguments)])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        for number, (place, kind) in enumerate(zip(places, kinds, strict=True)):
+            if kind is not SlotKind.CONSTANT:
+                marks[place] = f"{digest}:{number}"
+    outputs = {number: slot.name for number, slot in enumerate(plan.slots) if slot.kind is SlotKind.OUTPUT}
+    return {name: marks.get((number, 0), f"unwritten {name}") for number, name in outputs.items()}

@@ -13,7 +13,7 @@ from dlc.codegen.copy import copy_kernel
 from dlc.codegen.llvm_target import host_target
 from dlc.codegen.lower import lower
 from dlc.codegen.target import CpuTarget
-from dlc.driver.artifact import Artifact, make_executable
+from dlc.driver.artifact import Artifact, Shared, make_executable
 from dlc.driver.assemble import Assembled, assemble
 from dlc.driver.native import KernelSet, assembly_of, compile_kernels, describe
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
@@ -64,12 +64,12 @@ def compile_graph(
     options = CompileOptions.make(mode, device, precision, threads, dump)
     binding = binding_from_shapes(graph, shapes or {})
     missing = [name for name in graph_symbols(graph) if name not in binding]
-    state = initial_state(graph) if mode is Mode.TRAINING else {}
+    shared = Shared(initial_state(graph) if mode is Mode.TRAINING else {})
     if not missing:
-        return compile_bound(bind(graph, binding) if binding else graph, options, state)
+        return compile_bound(bind(graph, binding) if binding else graph, options, shared)
 
     def compile_for(values: Mapping[str, int]) -> Executable:
-        return compile_bound(bind(graph, {**binding, **values}), options, state)
+        return compile_bound(bind(graph, {**binding, **values}), options, shared)
 
     return SpecialisingExecutable(*ports(graph), compile_for)
 
@@ -83,16 +83,16 @@ def initial_state(graph: Graph) -> dict[str, np.ndarray]:
     return {s.name: aligned(np.array(s.initial, order="C", copy=True)) for s in replaced}
 
 
-def compile_bound(graph: Graph, options: CompileOptions, state: Mapping[str, np.ndarray]) -> Executable:
+def compile_bound(graph: Graph, options: CompileOptions, shared: Shared) -> Executable:
     """Compile a graph without symbols; the executable's ``report`` says what was done.
 
-    ``state`` holds the arrays that runs update in place, by input name.
+    ``shared`` holds the state that runs update in place, and collects what executables of the graph can share.
     """
     report = CompileReport()
     target = host_target(options.features)
     artifact = find_artifact(graph, options, target, report)
     with report.phase("load"):
-        executable = make_executable(artifact, graph, *ports(graph), options.threads, state, compile_cached)
+        executable = make_executable(artifact, graph, *ports(graph), options.threads, shared, compile_cached)
     memory = executable.memory
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)

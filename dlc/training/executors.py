@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dlc.driver.artifact import Shared
 from dlc.driver.compile import compile_bound, initial_state, ports
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.ir.graph import Graph
@@ -72,12 +73,13 @@ def make_executor(
     """
     binding = binding_from_shapes(graph, shapes or {})
     state = initial_state(graph)
+    shared = Shared(state)
     if device == "interpreter":
         return InterpretedExecutor(graph, mode, state, binding), state
     options = CompileOptions.make(mode, device, precision, threads, dump)
 
     def compile_for(values: dict[str, int]) -> Executable:
-        return compile_bound(bind(graph, {**binding, **values}), options, state)
+        return compile_bound(bind(graph, {**binding, **values}), options, shared)
 
     if set(graph_symbols(graph)) <= set(binding):
         return compile_for({}), state
