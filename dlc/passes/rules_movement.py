@@ -216,7 +216,7 @@ def gather_one(builder: Builder, node: Node, context: Context) -> Replacement:
     place = min(max(place, 0), extent - 1)
     starts = _with(len(operand.type.shape) * [0], axis, place)
     limits = _with(operand.type.shape, axis, place + 1)
-    part = builder.slice(operand, starts=starts, limits=limits, strides=1)
+    part = builder.slice(operand, starts=starts, limits=limits)
     return builder.reshape_to(part, node.outputs[0].type.shape)
 
 
