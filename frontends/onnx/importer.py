@@ -19,7 +19,7 @@ from dlc.frontends.onnx.constants import evaluate_constant
 from dlc.frontends.onnx.dimensions import SymbolsEqual, replace_symbols
 from dlc.frontends.onnx.folding import FOLDERS
 from dlc.frontends.onnx.names import DimensionNames, hint, shown
-from dlc.frontends.onnx.problems import Sink
+from dlc.frontends.onnx.problems import AlreadyReported, Sink
 from dlc.frontends.onnx.proto import ModelSource
 from dlc.frontends.onnx.registry import find_importer
 from dlc.frontends.onnx.schema import Schema, check_form, check_types, find_schema, standard_function, type_code
@@ -74,7 +74,7 @@ class Session:
         self.functions = function_table(model)
         region = Region(model.graph.name or "graph")
         frame = Frame(region, self.versions, self.sink)
-        stored = self._initializers(model.graph, frame, frame)
+        stored = self.bind_initializers(model.graph, frame)
         self._inputs(model.graph, frame, stored)
         self.run_body(frame, graph_body(model.graph, "the graph"))
         for info in model.graph.output:
@@ -163,7 +163,8 @@ class Session:
             f"shapes= gives {what} the dimension {given} for {stated}; bind its symbols at plain dimensions"
         )
 
-    def _initializers(self, graph: GraphProto, frame: Frame, root: Frame) -> set[str]:
+    def bind_initializers(self, graph: GraphProto, frame: Frame) -> set[str]:
+        """Bind the initializers of a graph in ``frame``; return their names."""
         stored = set()
         for proto in graph.initializer:
             stored.add(proto.name)
@@ -218,6 +219,8 @@ class Session:
             self._bind(call, results)
         except SymbolsEqual:
             raise
+        except AlreadyReported:
+            self._poison(frame, node, None, label)
         except DlcError as error:
             self._poison(frame, node, type(error)(f"{describe(call)}: {error}"), label, error)
         except MemoryError as error:
@@ -363,14 +366,14 @@ class Session:
             attributes=call.frame.attributes,
             depth=call.frame.depth + 1,
         )
-        self._initializers(graph, frame, frame)
+        self.bind_initializers(graph, frame)
         return graph, frame
 
     def inline_subgraph(self, call: Call, name: str) -> list[Any]:
         """Import a subgraph without inputs into the region around it; return its outputs."""
         graph = call.graph(name)
         frame = replace(call.frame, tensors={}, around=call.frame, prefix=f"{call.label}/", depth=call.frame.depth + 1)
-        self._initializers(graph, frame, frame)
+        self.bind_initializers(graph, frame)
         return self.run_subgraph(graph, frame)
 
     def run_subgraph(self, graph: GraphProto, frame: Frame) -> list[Any]:

@@ -24,6 +24,10 @@ class Problem:
         return f"{self.severity}: {type(self.error).__name__}: {self.message}"
 
 
+class AlreadyReported(DlcError):
+    """A node cannot be imported because of problems that have been reported already."""
+
+
 class Sink:
     """Receives problems: raises the first error, or collects all of them (``collect=True``)."""
 

@@ -26,9 +26,9 @@ _WEIGHT_OPERANDS: Mapping[str, tuple[int, ...]] = {
     "batch_norm": (1, 2),
     "gather": (0,),
     "prelu": (1,),
-    "lstm": (1, 2, 3, 4, 5),
+    "lstm": (1, 2, 3),
     "gru": (1, 2, 3, 4),
-    "rnn": (1, 2, 3, 4),
+    "rnn": (1, 2, 3),
 }
 """Operands that hold weights, biases or scales, by op."""
 

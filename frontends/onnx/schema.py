@@ -120,7 +120,7 @@ def check_form(node: NodeProto, schema: Schema) -> None:
             raise InvalidModelError(
                 f"has an attribute {shown(attribute.name)} that {node.op_type} does not define{near}"
             )
-        if attribute.type != known[0]:
+        if attribute.type != known[0] and not (attribute.ref_attr_name and not attribute.type):
             raise InvalidModelError(
                 f"attribute {attribute.name!r} is {_kind(attribute.type)}; {node.op_type} wants {_kind(known[0])}"
             )
