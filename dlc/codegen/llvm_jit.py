@@ -6,18 +6,37 @@ at its first level (promote, simplify, hoist out of loops) is enough. It must no
 
 from __future__ import annotations
 
+import ctypes
 import itertools
-import re
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import llvmlite.binding as llvm
+from llvmlite.binding import ffi
 
 from dlc.codegen.llvm_target import host_target, initialize, target_machine
 from dlc.codegen.target import CpuTarget
 from dlc.errors import CompileError
 
-_DEFINED = re.compile(r"^define (?!internal |private )[^@]*@([\w.]+)\(", re.MULTILINE)
 _numbers = itertools.count()
+_session_lock = threading.Lock()
+
+
+def _without_lock(name: str) -> Any:
+    """Return one of llvmlite's functions free of its process-wide lock.
+
+    LLVM itself allows threads to work in different contexts, and ctypes drops the interpreter's lock: with
+    the two long calls unlocked, modules compile side by side.
+    """
+    locked = getattr(ffi.lib, name)
+    function = getattr(ctypes.CDLL(ffi.lib._name), name)
+    function.argtypes, function.restype = locked.argtypes, locked.restype
+    return function
+
+
+_run_passes = _without_lock("LLVMPY_RunNewFunctionPassManager")
+_emit_to_memory = _without_lock("LLVMPY_TargetMachineEmitToMemory")
 
 
 def _optimized(text: str, target: CpuTarget) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
@@ -38,24 +57,35 @@ def _optimized(text: str, target: CpuTarget) -> tuple[llvm.ModuleRef, llvm.Targe
     manager = builder.getFunctionPassManager()
     for function in module.functions:
         if not function.is_declaration:
-            manager.run(function, builder)
+            _run_passes(manager, function, builder)
     return module, machine
 
 
+def _emit(machine: llvm.TargetMachine, module: llvm.ModuleRef, as_object: bool) -> bytes:
+    with ffi.OutputString() as problem:
+        buffer = _emit_to_memory(machine, module, int(as_object), problem)
+        if not buffer:
+            raise CompileError(f"LLVM cannot generate code: {problem}")
+    try:
+        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
+
+
 def compile_module(text: str, target: CpuTarget) -> bytes:
-    """Compile LLVM IR ``text`` to a relocatable object.
+    """Compile LLVM IR ``text`` to a relocatable object; any number of threads may do so at once.
 
     Raises:
         CompileError: LLVM rejects the text.
     """
     module, machine = _optimized(text, target)
-    return machine.emit_object(module)
+    return _emit(machine, module, as_object=True)
 
 
 def assembly(text: str, target: CpuTarget) -> str:
     """Return the assembly that ``compile_module`` would encode."""
     module, machine = _optimized(text, target)
-    return machine.emit_assembly(module)
+    return _emit(machine, module, as_object=False).decode()
 
 
 class NativeCode:
@@ -92,9 +122,10 @@ _sessions: list[llvm.LLJIT] = []
 
 def _session() -> llvm.LLJIT:
     """One JIT session per process: each load makes a library of its own in it."""
-    if not _sessions:
-        _sessions.append(llvm.create_lljit_compiler(target_machine(host_target(), 2), use_jit_link=True))
-    return _sessions[0]
+    with _session_lock:
+        if not _sessions:
+            _sessions.append(llvm.create_lljit_compiler(target_machine(host_target(), 2), use_jit_link=True))
+        return _sessions[0]
 
 
 def load_objects(objects: Sequence[bytes], texts: Sequence[str] = ()) -> NativeCode:
