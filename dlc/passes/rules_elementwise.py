@@ -91,9 +91,7 @@ def pow_constant(builder: Builder, node: Node, context: Context) -> Replacement:
     if number == -1 and isinstance(number, float):
         return builder.reciprocal(x)
     if number == 0.5:
-        # pow gives +0 for -0.0 and inf for -inf, sqrt would give -0.0 and nan.
-        root = builder.sqrt(builder.add(x, 0.0))
-        return builder.where(builder.equal(x, -math.inf), math.inf, root)
+        return builder.sqrt(x)  # as NumPy and PyTorch have it, also for -0.0 and -inf
     return None
 
 

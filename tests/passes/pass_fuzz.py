@@ -89,7 +89,9 @@ class RandomGraph:
 
     def reduce(self) -> Value | None:
         x = self.pick(1, 2, 3, 4)
-        axes = tuple(sorted(self.rng.choice(x.type.rank, size=int(self.rng.integers(1, x.type.rank + 1)), replace=False)))
+        axes = tuple(
+            sorted(self.rng.choice(x.type.rank, size=int(self.rng.integers(1, x.type.rank + 1)), replace=False))
+        )
         op = str(self.rng.choice(["reduce_sum", "reduce_max", "reduce_min"]))
         y = self.b.call(op, x, axes=tuple(int(a) for a in axes), keepdims=bool(self.rng.integers(2)))
         return self.b.tanh(y)
