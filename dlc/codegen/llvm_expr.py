@@ -23,7 +23,7 @@ from dlc.ir.expr import Apply, Const, Expr, Horizontal, Load, Var, children, wal
 from dlc.ir.types import DType, bool_, int32, int64
 
 _FUNCTIONS = BASIC | MATH
-_ON_INDICES: dict[str, Callable[[FunctionState, Value, Value], Value]] = {
+_ON_INT64: dict[str, Callable[[FunctionState, Value, Value], Value]] = {
     "add": llvm_values.add,
     "sub": llvm_values.sub,
     "mul": llvm_values.mul,
@@ -98,10 +98,13 @@ def evaluate_deep(s: FunctionState, expr: Expr) -> Value:
 def _apply(s: FunctionState, expr: Apply) -> Value:
     args = [evaluate(s, arg) for arg in expr.args]
     op, operand = expr.op, args[0].dtype
-    if operand is int64 and all(arg.index for arg in args):
-        value = _apply_index(s, expr, args)
-        if value is not None:
-            return value
+    if operand is int64:
+        if op in _ON_INT64:
+            return _ON_INT64[op](s, args[0], args[1])
+        if all(arg.index for arg in args):
+            value = _apply_index(s, expr, args)
+            if value is not None:
+                return value
     if operand is bool_ and op in ("bit_and", "bit_or"):
         absorbing = "false" if op == "bit_and" else "true"
         for one, other in ((args[0], args[1]), (args[1], args[0])):
@@ -122,8 +125,6 @@ def _apply(s: FunctionState, expr: Apply) -> Value:
 def _apply_index(s: FunctionState, expr: Apply, args: list[Value]) -> Value | None:
     """Emit arithmetic on indices where it keeps more than the plain instruction would."""
     op = expr.op
-    if op in _ON_INDICES:
-        return _ON_INDICES[op](s, args[0], args[1])
     if op == "neg":
         return llvm_values.scale(s, args[0], -1)
     if op in _COMPARISONS:

@@ -113,7 +113,8 @@ def materialize(s: Emitter, value: Value, lanes: int) -> str:
     wide = splat(s, value.text, element, lanes)
     if not value.step:
         return wide
-    return s.op(f"add nsw {vector} {wide}, {iota(lanes, value.step, element)}")
+    flags = " nsw" if value.index else ""
+    return s.op(f"add{flags} {vector} {wide}, {iota(lanes, value.step, element)}")
 
 
 def splat(s: Emitter, text: str, element: str, lanes: int) -> str:
@@ -135,81 +136,92 @@ def _sum(a: Bound, b: Bound) -> Bound:
     return None if a is None or b is None else a + b
 
 
+def _no_wrap(a: Value, b: Value) -> str:
+    """Flags of an addition, subtraction or product: indices do not overflow, data wraps."""
+    return " nsw" if a.index and b.index else ""
+
+
+def _literal(value: int, step: int, index: bool) -> Value:
+    """A base known as a number, wrapped to 64 bits as the addition of data would."""
+    wrapped = (value + 2**63) % 2**64 - 2**63
+    return Value(str(wrapped), int64, 0, step, wrapped, wrapped, abs(wrapped), index and wrapped == value)
+
+
+def _on_lanes(s: Emitter, op: str, a: Value, b: Value) -> Value:
+    lanes = a.lanes or b.lanes or s.lanes
+    left, right = materialize(s, a, lanes), materialize(s, b, lanes)
+    text = s.op(f"{op}{_no_wrap(a, b)} <{lanes} x i64> {left}, {right}")
+    return Value(text, int64, lanes, index=a.index and b.index)
+
+
 def add(s: Emitter, a: Value, b: Value) -> Value:
-    """Return a + b of two indices."""
+    """Return a + b of int64 values; uniform and affine operands stay so."""
     if a.lanes or b.lanes:
-        lanes = a.lanes or b.lanes
-        text = s.op(f"add nsw <{lanes} x i64> {materialize(s, a, lanes)}, {materialize(s, b, lanes)}")
-        return Value(text, int64, lanes, index=True)
-    if a.text == "0":
-        if not a.step:
-            return b
-        return Value(b.text, int64, 0, a.step + b.step, b.low, b.high, b.multiple, True)
-    if b.text == "0":
-        if not b.step:
-            return a
-        return Value(a.text, int64, 0, a.step + b.step, a.low, a.high, a.multiple, True)
+        return _on_lanes(s, "add", a, b)
+    index = a.index and b.index
+    for one, other in ((a, b), (b, a)):
+        if one.text == "0":
+            if not one.step:
+                return other
+            step = one.step + other.step
+            return Value(other.text, int64, 0, step, other.low, other.high, other.multiple, index)
     low, high = _sum(a.low, b.low), _sum(a.high, b.high)
-    multiple = gcd(a.multiple, b.multiple)
     if low is not None and low == high:
-        text = str(low)
-        multiple = abs(low)
-    else:
-        text = s.op(f"add nsw i64 {a.text}, {b.text}")
-    return Value(text, int64, 0, a.step + b.step, low, high, multiple, True)
+        return _literal(low, a.step + b.step, index)
+    text = s.op(f"add{_no_wrap(a, b)} i64 {a.text}, {b.text}")
+    return Value(text, int64, 0, a.step + b.step, low, high, gcd(a.multiple, b.multiple), index)
 
 
 def scale(s: Emitter, a: Value, factor: int) -> Value:
-    """Return a * factor of an index and an integer."""
+    """Return a * factor of an int64 value and an integer."""
     if factor == 1:
         return a
     if factor == 0:
         return integer(0)
+    flags = " nsw" if a.index else ""
     if a.lanes:
-        text = s.op(f"mul nsw <{a.lanes} x i64> {a.text}, splat (i64 {factor})")
-        return Value(text, int64, a.lanes, index=True)
+        text = s.op(f"mul{flags} <{a.lanes} x i64> {a.text}, splat (i64 {factor})")
+        return Value(text, int64, a.lanes, index=a.index)
     low, high = (a.low, a.high) if factor > 0 else (a.high, a.low)
     low = None if low is None else low * factor
     high = None if high is None else high * factor
     if low is not None and low == high:
-        return Value(str(low), int64, 0, a.step * factor, low, high, abs(low), True)
-    text = s.op(f"mul nsw i64 {a.text}, {factor}")
-    return Value(text, int64, 0, a.step * factor, low, high, a.multiple * abs(factor), True)
+        return _literal(low, a.step * factor, a.index)
+    text = s.op(f"mul{flags} i64 {a.text}, {factor}")
+    return Value(text, int64, 0, a.step * factor, low, high, a.multiple * abs(factor), a.index)
 
 
 def sub(s: Emitter, a: Value, b: Value) -> Value:
-    """Return a - b of two indices."""
-    if b.constant is not None:
+    """Return a - b of int64 values; uniform and affine operands stay so."""
+    if b.constant is not None and b.constant != -(2**63):
         return add(s, a, integer(-b.constant))
     if a.lanes or b.lanes:
-        lanes = a.lanes or b.lanes
-        text = s.op(f"sub nsw <{lanes} x i64> {materialize(s, a, lanes)}, {materialize(s, b, lanes)}")
-        return Value(text, int64, lanes, index=True)
+        return _on_lanes(s, "sub", a, b)
+    index = a.index and b.index
     low = None if a.low is None or b.high is None else a.low - b.high
     high = None if a.high is None or b.low is None else a.high - b.low
     if low is not None and low == high:
-        return Value(str(low), int64, 0, a.step - b.step, low, high, abs(low), True)
-    text = s.op(f"sub nsw i64 {a.text}, {b.text}") if a.text != b.text else "0"
-    return Value(text, int64, 0, a.step - b.step, low, high, gcd(a.multiple, b.multiple), True)
+        return _literal(low, a.step - b.step, index)
+    text = s.op(f"sub{_no_wrap(a, b)} i64 {a.text}, {b.text}") if a.text != b.text else "0"
+    return Value(text, int64, 0, a.step - b.step, low, high, gcd(a.multiple, b.multiple), index)
 
 
 def mul(s: Emitter, a: Value, b: Value) -> Value:
-    """Return a * b of two indices."""
+    """Return a * b of int64 values."""
     if b.constant is not None:
         return scale(s, a, b.constant)
     if a.constant is not None:
         return scale(s, b, a.constant)
     if a.varies or b.varies:
-        lanes = a.lanes or b.lanes or s.lanes
-        text = s.op(f"mul nsw <{lanes} x i64> {materialize(s, a, lanes)}, {materialize(s, b, lanes)}")
-        return Value(text, int64, lanes, index=True)
+        return _on_lanes(s, "mul", a, b)
     low = high = None
     if None not in (a.low, a.high, b.low, b.high):
         ends = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]  # type: ignore[operator]
         low, high = min(ends), max(ends)
     elif a.low is not None and b.low is not None and a.low >= 0 and b.low >= 0:
         low = a.low * b.low
-    return uniform_index(s.op(f"mul nsw i64 {a.text}, {b.text}"), low, high, a.multiple * b.multiple)
+    text = s.op(f"mul{_no_wrap(a, b)} i64 {a.text}, {b.text}")
+    return Value(text, int64, 0, 0, low, high, a.multiple * b.multiple, a.index and b.index)
 
 
 def _stays_in_block(value: Value, divisor: int, lanes: int) -> bool:

@@ -356,3 +356,20 @@ def test_errors_name_the_kernel() -> None:
 
 def unknown_free() -> Kernel:
     return Kernel("same", (Buffer("o", float32, 1, writable=True),), (), ())
+
+
+def test_rows_chosen_by_data_are_read_contiguously() -> None:
+    """An embedding: the row number comes from memory, the columns are lanes."""
+    target = targets()[-1]
+    i, l = variables("i l")
+    row = Load("k", i, int64)
+    wrapped = select(apply("less", row, const(0)), apply("add", row, const(10)), row)
+    read = Load("x", apply("add", apply("mul", wrapped, const(16)), l), float32)
+    lanes = For(l, const(16), VECTOR, (Store("o", index((i, 16), l), read),))
+    buffers = (Buffer("x", float32, 160), Buffer("k", int64, 5), Buffer("o", float32, 80, writable=True))
+    kernel = Kernel("embed", buffers, (), (For(i, const(5), SERIAL, (lanes,)),))
+    x, k, o = np.arange(160, dtype=np.float32), np.array([3, -1, 0, 9, -10]), np.zeros(80, np.float32)
+    function = Function(kernel, target)
+    function(x, k, o)
+    assert np.array_equal(o.reshape(5, 16), x.reshape(10, 16)[k])
+    assert "gather" not in function.text

@@ -52,9 +52,13 @@ class Maker:
         if self.uniform:
             return apply("floor_mod", index((self.i, self.random.randint(1, 3)), 1), const(self.size))
         at = self.position()
-        match self.random.randint(0, 6):
+        match self.random.randint(0, 7):
             case 0 | 1:
                 return apply("minimum", at, const(self.size - 1))
+            case 7 if depth > 0:  # a row chosen by data, then affine
+                row = Load("k", apply("floor_mod", self.i, const(self.size)), int64)
+                moved = apply("add", apply("mul", row, const(self.random.randint(-3, 9))), at)
+                return apply("floor_mod", moved, const(self.size))
             case 2:
                 factor, start = self.random.randint(-3, 5), self.random.randint(-5, 5)
                 return apply("floor_mod", index((at, factor), start), const(self.size))
@@ -83,6 +87,9 @@ class Maker:
         if dtype.is_float:
             return const(self.pick(0.0, 1.0, -1.5, 3.25, float("inf"), float("nan"), 1e-3, -0.0), dtype)
         low = 0 if dtype.kind == "uint" else -3
+        if self.random.random() < 0.1:
+            info = ml_dtypes.iinfo(dtype.numpy)
+            return const(self.pick(int(info.min), int(info.max), int(info.max) // 2 + 1), dtype)
         return const(self.random.randint(low, 100), dtype)
 
     def expr(self, dtype: DType, depth: int) -> Expr:
