@@ -49,7 +49,7 @@ def place(
     readers: dict[Expr, list[Expr]] = {}
     topological = _operands_first(exprs)
     for expr in topological:
-        for child in dict.fromkeys(children(expr)):
+        for child in children(expr):
             uses[child] = uses.get(child, 0) + 1
             readers.setdefault(child, []).append(expr)
     for expr in exprs:

@@ -9,7 +9,7 @@ from dlc.codegen.llvm_target import host_target
 from dlc.codegen.lower import lower
 from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph, Node
-from dlc.ir.interpret import interpret
+from dlc.ir.interpret import interpret_region
 from dlc.ir.lowering import Lowered, OperandKind
 from tests.codegen.kernel_native import Function
 
@@ -50,7 +50,7 @@ def expected_of(node: Node, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """What the op's definition gives."""
     body = node.attributes.get("body")
     if isinstance(body, Graph):
-        return [np.asarray(a) for a in interpret(body, inputs)]
+        return [np.asarray(a) for a in interpret_region(body, inputs)]
     result = node.op.evaluate(node.attributes, *inputs)
     return [np.asarray(a) for a in (result if isinstance(result, tuple | list) else (result,))]
 

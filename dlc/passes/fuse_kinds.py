@@ -1,0 +1,172 @@
+"""What fusion must know of a node: its kind and how it reads its operands, from its index form alone.
+
+It must not know op names nor groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Union
+
+from dlc.ir.compute import Compute
+from dlc.ir.cost import cost, distinct
+from dlc.ir.expr import Apply, Const, Expr, Read, Var, children
+from dlc.ir.graph import Node
+from dlc.ir.opdef import Trait
+from dlc.ir.simplify import Simplifier, linear_index
+
+_LARGEST_FREE_BODY = 8
+
+
+class NodeKind(StrEnum):
+    """How a node takes part in groups."""
+
+    POINTWISE = "pointwise"  # one result element from reads at its own index
+    REDUCTION = "reduction"
+    CONTRACTION = "contraction"
+    FREE = "free"  # only says where to read, or gives a formula of the index: readers take a copy
+    OPAQUE = "opaque"  # a kernel of its own, control flow, tables
+
+
+class Place(StrEnum):
+    """Index of an operand's dimension where it is no axis of the reader."""
+
+    UNIT = "unit"  # the only element of a dimension of extent 1
+    OTHER = "other"
+
+
+DimMap = tuple[Union[int, Place], ...]
+"""Per dimension of an operand: the number of the reader's axis that indexes it, or a Place.
+
+Axes of a reduction count its output dimensions first, then the reduced axes."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """``maps`` has one entry per operand, None where it is read in several ways or behind a selection.
+
+    ``alias`` says that the result has the operand's elements in the operand's order. ``axes`` counts the
+    output dimensions. ``weight`` is the work per element.
+    """
+
+    kind: NodeKind
+    maps: tuple[DimMap | None, ...] = ()
+    alias: bool = False
+    axes: int = 0
+    weight: int = 0
+    reduces: int = 0
+
+
+_OPAQUE = NodeFacts(NodeKind.OPAQUE)
+_elementwise: dict[object, int] = {}
+
+
+def facts_of(node: Node) -> NodeFacts:
+    """Return what fusion must know of ``node``."""
+    op = node.op
+    if op.compute is None or len(node.outputs) != 1:
+        return _OPAQUE
+    types = (*node.input_types, *node.output_types)
+    if any(t.dtype.kind in ("complex", "string") or not t.is_static or t.size == 0 for t in types):
+        return _OPAQUE
+    if op.has(Trait.CONTRACTION):
+        return NodeFacts(NodeKind.CONTRACTION)
+    if op.has(Trait.ELEMENTWISE):
+        weight = _elementwise.get(op)
+        if weight is None:
+            weight = _elementwise[op] = cost([_compute(node).body])
+        identity = tuple(range(node.outputs[0].type.rank))
+        return NodeFacts(NodeKind.POINTWISE, (identity,) * len(node.inputs), False, len(identity), weight)
+    return _from_compute(node, _compute(node))
+
+
+def _compute(node: Node) -> Compute:
+    assert node.op.compute is not None
+    return node.op.compute(node.input_types, node.output_types, node.attributes)
+
+
+def _from_compute(node: Node, compute: Compute) -> NodeFacts:
+    axes = (*compute.axes, *compute.reduce_axes)
+    if any(not isinstance(s, Var) for s in compute.store):
+        return _OPAQUE
+    simplify = Simplifier({a.var: (0, max(a.extent - 1, 0)) for a in axes})
+    body = simplify(compute.body)
+    number = {a.var: n for n, a in enumerate(axes)}
+    maps = _operand_maps(node, body, number)
+    kind = NodeKind.REDUCTION if compute.combiner is not None else NodeKind.POINTWISE
+    alias = False
+    if kind is NodeKind.POINTWISE and isinstance(body, Read) and len(node.inputs) == 1:
+        shape = tuple(int(d) for d in node.inputs[0].type.shape)  # type: ignore[call-overload]
+        here = linear_index(tuple(a.var for a in compute.axes), compute.shape, simplify)
+        alias = shape_size(shape) == shape_size(compute.shape) and linear_index(body.indices, shape, simplify) == here
+        if alias or _keeps_order(body, number):
+            kind = NodeKind.FREE
+    elif kind is NodeKind.POINTWISE and not any(isinstance(e, Read) for e in distinct([body])):
+        small = len(distinct([body])) <= _LARGEST_FREE_BODY
+        kind = NodeKind.FREE if small else NodeKind.OPAQUE
+    return NodeFacts(kind, maps, alias, len(compute.axes), cost([body]), len(compute.reduce_axes))
+
+
+def shape_size(shape: tuple[int, ...]) -> int:
+    """Return the number of elements of a static shape."""
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size
+
+
+def _keeps_order(body: Read, number: dict[Var, int]) -> bool:
+    """Tell whether a pure movement reads along its own order: broadcasts and slices, no transposes."""
+    last = -1
+    for index in body.indices:
+        match index:
+            case Const():
+                continue
+            case Var() if index in number:
+                axis = number[index]
+            case Apply(op="add", args=(Var() as var, Const())) if var in number:
+                axis = number[var]
+            case _:
+                return False
+        if axis <= last:
+            return False
+        last = axis
+    return True
+
+
+def _operand_maps(node: Node, body: Expr, number: dict[Var, int]) -> tuple[DimMap | None, ...]:
+    maps: list[DimMap | None] = [None] * len(node.inputs)
+    seen: set[int] = set()
+    guarded = _behind_selections(body)
+    for expr in distinct([body]):
+        if not isinstance(expr, Read):
+            continue
+        shape = node.inputs[expr.input].type.shape
+        entries = tuple(_place(i, d, number) for i, d in zip(expr.indices, shape, strict=True))
+        if expr.input in seen or id(expr) in guarded:
+            maps[expr.input] = None
+        else:
+            maps[expr.input] = entries
+        seen.add(expr.input)
+    return tuple(maps)
+
+
+def _place(index: Expr, extent: object, number: dict[Var, int]) -> int | Place:
+    if isinstance(index, Var) and index in number:
+        return number[index]
+    return Place.UNIT if extent == 1 else Place.OTHER
+
+
+def _behind_selections(body: Expr) -> set[int]:
+    """Return the ids of nodes that only some selection's branch computes."""
+    always: set[int] = set()
+    pending = [body]
+    while pending:
+        current = pending.pop()
+        if id(current) in always:
+            continue
+        always.add(id(current))
+        operands = children(current)
+        pending += operands[:1] if isinstance(current, Apply) and current.op == "select" else operands
+    return {id(e) for e in distinct([body])} - always
