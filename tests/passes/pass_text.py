@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 import dlc.ir.ops  # noqa: F401  (registers every op)
+from dlc.ir.builder import Builder
 from dlc.ir.graph import Graph
 from dlc.ir.interpret import interpret
 from dlc.ir.parse_graph import parse_graph
 from dlc.ir.structure import same_graph
 from dlc.ir.text_graph import print_graph
-from dlc.ir.types import bool_
+from dlc.ir.types import bool_, tensor_type
 from dlc.ir.verify_graph import verify_graph
 
 
@@ -21,6 +22,16 @@ def graph_of(body: str, name: str = "g") -> Graph:
     graph = parse_graph(f'graph "{name}" {{\n{body}\n}}')
     verify_graph(graph)
     return graph
+
+
+def chain(op: str, length: int) -> Graph:
+    """Return ``length`` nodes of ``op``, one after the other, on float32[3]."""
+    builder = Builder("chain")
+    value = builder.input("x", tensor_type("float32", (3,)))
+    for _ in range(length):
+        value = builder.call(op, value)
+    builder.output("y", value)
+    return builder.finish()
 
 
 def assert_becomes(function: Callable[[Graph], Graph], before: str, after: str, exact: bool = True) -> None:
