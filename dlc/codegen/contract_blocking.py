@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of, merge
 from dlc.codegen.target import CpuTarget
 
+FEW_TILES = 16
+"""With so few row tiles per panel, fetching panels from far memory shows, and the next panel is fetched meanwhile."""
 SMALL_FLOPS = 1 << 18
 """Below this a contraction is one task: waking other threads costs more than it saves."""
 
@@ -50,7 +52,8 @@ class Blocking:
     ``flat``: row tiles run over all row axes as one (offsets per row), else over the innermost row axis only.
     ``tiles``: the rows that tiles run over, cut into tiles; ``tile_count`` counts tiles over all rows.
     ``row_chunks`` and ``column_chunks`` are tasks per group; ``block_panels`` panels stay in cache while row
-    tiles pass; depth level ``depth_level`` advances by ``depth_block`` iterations per pass.
+    tiles pass; with ``ahead`` the next ones are fetched meanwhile. Depth level ``depth_level`` advances by
+    ``depth_block`` iterations per pass.
     """
 
     tile: RegisterTile
@@ -65,6 +68,7 @@ class Blocking:
     levels: tuple[LoopAxis, ...]
     depth_level: int
     depth_block: int
+    ahead: bool
 
     @property
     def depth_blocks(self) -> int:
@@ -107,6 +111,9 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, packed: b
     block_panels = max(1, target.l2_bytes // 2 // max(1, panel_bytes))
     groups = problem.batch_count * extent_of(problem.columns[:-1])
     row_chunks, column_chunks = _chunks(problem, groups, tile_count, panels, threads)
+    ahead = packed and 1 < -(-tile_count // row_chunks) <= FEW_TILES
+    if ahead:
+        block_panels = 1
     return Blocking(
         tile=tile,
         packed=packed,
@@ -120,6 +127,7 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, packed: b
         levels=levels,
         depth_level=level,
         depth_block=block,
+        ahead=ahead,
     )
 
 

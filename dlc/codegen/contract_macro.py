@@ -27,6 +27,9 @@ from dlc.codegen.microkernel import (
 from dlc.ir.expr import Expr, Var, apply, cast, const
 from dlc.ir.kernel import Buffer, For, If, Kernel, Let, LoopKind, Stmt, Window
 
+PREFETCH_STEPS = 16
+"""Depth steps by which a packed panel is asked for: about the latency of the second-level cache and more."""
+
 
 @dataclass(frozen=True)
 class RowMap:
@@ -203,6 +206,17 @@ class MacroKernel:
         flat = scaled(flat, extent_of(levels[cut + 1 :]) * blocking.tile.width)
         return tuple(inner), row_offset, flat
 
+    def _ahead(self) -> tuple[Expr, ...]:
+        """The row tiles of a block share the work of asking for the next block's panel in the same place."""
+        blocking = self.blocking
+        if not blocking.ahead:
+            return ()
+        tiles = -(-blocking.tile_count // blocking.row_chunks)
+        step = -(-blocking.tile.width // tiles)
+        depth = extent_of(blocking.levels[blocking.depth_level + 1 :]) * blocking.depth_block
+        first = blocking.block_panels * self.depth * blocking.tile.width
+        return total(const(first), scaled(Var("tt"), depth * step)), const(step)
+
     def _panel_offset(self, panel: Expr) -> Expr:
         if self.blocking.packed:
             size = self.depth * self.blocking.tile.width
@@ -225,6 +239,7 @@ class MacroKernel:
             forms.append(ReadForm(read.dtype, where.mode, lanes))
             base = total(where.base, scaled(first, stride), const(read.offset))
             places.append(Place(Window(f"e{number}", base), where.values(rows), const(stride)))
+        row_map = maps[problem.row_operand]
         spec = MicroSpec(
             dtype=problem.dtype,
             lanes=tile.lanes,
@@ -238,8 +253,9 @@ class MacroKernel:
             reads=tuple(forms),
             masked=ragged > 0,
             blocked=blocking.passes > 1,
+            prefetch=PREFETCH_STEPS if blocking.packed else 0,
+            ahead=blocking.ahead,
         )
-        row_map = maps[problem.row_operand]
         out = Place(Window("out", total(maps[OUT].base, first)), maps[OUT].values(rows))
         flags = (
             cast(apply("equal", Var("pass"), ZERO), ZERO.dtype),
@@ -255,6 +271,7 @@ class MacroKernel:
             tuple(places),
             const(ragged),
             flags,
+            self._ahead(),
         )
 
 

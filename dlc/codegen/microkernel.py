@@ -12,7 +12,22 @@ from functools import lru_cache
 
 from dlc.ir.epilogue import ACCUMULATOR
 from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
-from dlc.ir.kernel import Accumulate, Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Store, Window
+from dlc.ir.kernel import (
+    Accumulate,
+    Alloc,
+    Buffer,
+    Call,
+    For,
+    If,
+    Kernel,
+    Let,
+    LoopKind,
+    Prefetch,
+    Space,
+    Stmt,
+    Store,
+    Window,
+)
 from dlc.ir.types import DType
 
 ROWS_NONE, ROWS_STRIDE, ROWS_TABLE = "none", "stride", "table"
@@ -39,8 +54,10 @@ class MicroSpec:
     ``panel_width`` is the number of elements per depth step of a packed panel, 0 where the panel operand is read
     in place with a stride per depth level. ``spread`` says that the row operand, too, has one element per column
     (channel-wise products) instead of one for all columns. ``masked`` limits the last vector to ``active``
-    columns. ``blocked`` adds the scalars ``first`` and ``last``: unless first, the tile continues from the
-    output; unless last, it is stored without epilogue.
+    columns. ``prefetch`` asks for the packed panel that many depth steps early; ``ahead`` also for a part of
+    another panel, ``ahead`` elements from this one and ``ahead_step`` further per depth step. ``blocked`` adds
+    the scalars ``first`` and ``last``: unless first, the tile continues from the output; unless last, it is
+    stored without epilogue.
     """
 
     dtype: DType
@@ -55,6 +72,8 @@ class MicroSpec:
     reads: tuple[ReadForm, ...] = ()
     spread: bool = False
     masked: bool = False
+    prefetch: int = 0
+    ahead: bool = False
     blocked: bool = False
 
     @property
@@ -116,6 +135,8 @@ def _scalars(spec: MicroSpec) -> list[str]:
         names += _names(f"e{number}_", form.rows, spec.rows)
         if form.lanes == LANES_STRIDE:
             names.append(f"e{number}_lane")
+    if spec.ahead:
+        names += ["ahead", "ahead_step"]
     if spec.masked:
         names.append("active")
     if spec.blocked:
@@ -133,6 +154,7 @@ def call_micro_kernel(
     reads: tuple[Place, ...] = (),
     active: Expr | None = None,
     flags: tuple[Expr, Expr] | None = None,
+    ahead: tuple[Expr, ...] = (),
 ) -> Call:
     """Return the call of the micro-kernel on one tile; operands in the order of its parameters."""
     values: list[Expr] = [*row_offsets, *out.rows]
@@ -145,6 +167,7 @@ def call_micro_kernel(
         if form.lanes == LANES_STRIDE:
             assert place.lane_stride is not None
             values.append(place.lane_stride)
+    values += ahead
     if spec.masked:
         assert active is not None
         values.append(active)
@@ -173,6 +196,7 @@ def micro_kernel(spec: MicroSpec) -> Kernel:
         body.append(If(is_first, tuple(zero), tuple(old)))
     else:
         body += zero
+    body += _prefetch_tiles(spec)
     body += _depth_loops(spec)
     final = _each_vector(spec, lambda i, v: (Store("out", _out_index(spec, i, v), _value(spec, i, v)),), spec.masked)
     if spec.blocked:
@@ -185,6 +209,20 @@ def micro_kernel(spec: MicroSpec) -> Kernel:
     else:
         body += final
     return Kernel(spec.name, tuple(buffers), tuple(Var(name) for name in _scalars(spec)), tuple(body))
+
+
+def _prefetch_tiles(spec: MicroSpec) -> list[Stmt]:
+    """Ask early for the lines that the epilogue will touch."""
+    wanted = [("out", "c", spec.out_rows)]
+    for number, form in enumerate(spec.reads):
+        if form.rows != ROWS_NONE and form.lanes == LANES_UNIT:
+            wanted.append((f"e{number}", f"e{number}_", form.rows))
+    return [
+        Prefetch(buffer, apply("add", _row(prefix, mode, row), const(vector * spec.lanes)))
+        for buffer, prefix, mode in wanted
+        for row in range(spec.rows)
+        for vector in range(spec.vectors)
+    ]
 
 
 def _slot(spec: MicroSpec, row: int, vector: int) -> Expr:
@@ -215,14 +253,14 @@ def _each_vector(
 def _depth_loops(spec: MicroSpec) -> list[Stmt]:
     """Return the loops over the depth, outermost level first; ``ka`` and ``kb`` count elements of the operands."""
     packed = spec.panel_width > 0
-    body: list[Stmt] = _step(spec)
+    body = _step(spec)
     for level in reversed(range(spec.levels)):
-        k, outer = Var(f"k{level}"), level - 1
+        k = Var(f"k{level}")
         row: Expr = apply("mul", k, Var(f"da{level}"))
         panel: Expr = k if packed else apply("mul", k, Var(f"db{level}"))
         if level:
-            row = apply("add", Var(f"ka{outer}"), row)
-            before: Expr = Var(f"kb{outer}")
+            row = apply("add", Var(f"ka{level - 1}"), row)
+            before: Expr = Var(f"kb{level - 1}")
             panel = apply("add", apply("mul", before, Var(f"n{level}")) if packed else before, panel)
         lets: list[Stmt] = [Let(Var(f"ka{level}"), row), Let(Var(f"kb{level}"), panel)]
         body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
@@ -234,17 +272,23 @@ def _step(spec: MicroSpec) -> list[Stmt]:
     deepest = spec.levels - 1
     row_depth, panel_depth = Var(f"ka{deepest}"), Var(f"kb{deepest}")
     base: Expr = apply("mul", panel_depth, const(spec.panel_width)) if spec.panel_width else panel_depth
-    width = spec.vectors * spec.lanes
-    statements: list[Stmt] = [Alloc(Buffer("pan", spec.dtype, width, Space.LOCAL))]
+    statements: list[Stmt] = [Alloc(Buffer("b", spec.dtype, spec.vectors * spec.lanes, Space.LOCAL))]
     for vector in range(spec.vectors):
         column = _column(spec, vector)
-        load = Store("pan", column, Load("panel", apply("add", base, column), spec.dtype))
+        load = Store("b", column, Load("panel", apply("add", base, column), spec.dtype))
         limited = spec.masked and not spec.panel_width and vector == spec.vectors - 1
         if limited:
-            empty = Store("pan", column, const(0, spec.dtype))
+            empty = Store("b", column, const(0, spec.dtype))
             statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (empty,)))
         active = apply("less", Var("lane"), Var("active")) if limited else None
         statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (load,), active))
+    if spec.prefetch:
+        for vector in range(spec.vectors):
+            later = apply("add", base, const(spec.prefetch * spec.panel_width + vector * spec.lanes))
+            statements.append(Prefetch("panel", later))
+    if spec.ahead:
+        later = apply("add", Var("ahead"), apply("mul", panel_depth, Var("ahead_step")))
+        statements.append(Prefetch("panel", later))
     for row in range(spec.rows):
         at = apply("add", Var(f"a{row}"), row_depth)
         if not spec.spread:
@@ -252,7 +296,7 @@ def _step(spec: MicroSpec) -> list[Stmt]:
         for vector in range(spec.vectors):
             column = _column(spec, vector)
             x: Expr = Load("rows", apply("add", at, column), spec.dtype) if spec.spread else Var(f"x{row}", spec.dtype)
-            product = apply("mul", x, Load("pan", column, spec.dtype))
+            product = apply("mul", x, Load("b", column, spec.dtype))
             update = Accumulate("acc", _slot(spec, row, vector), "fma", product)
             limited = spec.spread and spec.masked and vector == spec.vectors - 1
             active = apply("less", Var("lane"), Var("active")) if limited else None
