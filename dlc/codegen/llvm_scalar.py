@@ -103,12 +103,11 @@ def _sign(s: FunctionState, args: list[str], dtype: DType, lanes: int) -> str:
 
 
 def _extreme(greater: bool) -> Emit:
-    """maximum or minimum: NaN if either is NaN.
+    """maximum or minimum: NaN if either is NaN; which zero wins is left open, as in NumPy.
 
-    x86's max returns its second operand when either is NaN, and ``a > b ? a : b`` becomes that one
-    instruction: a literal goes first, so that a NaN in the variable comes through unchanged.
+    The target tests the intrinsic's first operand for NaN and relies on its instruction for the second, so
+    the operands are swapped: what is accumulated into comes first here and stays off that slower path.
     """
-    predicate = "ogt" if greater else "olt"
     name = "max" if greater else "min"
 
     def emit(s: FunctionState, args: list[str], dtype: DType, lanes: int) -> str:
@@ -118,13 +117,9 @@ def _extreme(greater: bool) -> Emit:
             return s.op(f"{'or' if greater else 'and'} {kind} {a}, {b}")
         if not dtype.is_float:
             return call(s, ("s" if dtype.kind == "int" else "u") + name, kind, a, b)
-        if b[0] != "%":
-            a, b = b, a
-        chosen = select(s, s.op(f"fcmp {predicate} {kind} {a}, {b}"), kind, lanes, a, b)
-        if a[0] != "%" and "0x7FF8" not in a:
-            return chosen
-        unordered = s.op(f"fcmp uno {kind} {a}, {constant(0.0, kind)}")
-        return select(s, unordered, kind, lanes, a, chosen)
+        symbol = f"@llvm.{name}imum.{suffix(kind)}"
+        s.declare(f"{kind} {symbol}({kind}, {kind})")
+        return s.op(f"call nsz {kind} {symbol}({kind} {b}, {kind} {a})")
 
     return emit
 
