@@ -8,10 +8,9 @@ targets or schedules.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
-from dlc.ir.compute import Axis
 from dlc.ir.contraction import ContractSpec, DimIndex, Group, group_shape, side_axes
 from dlc.ir.epilogue import ACCUMULATOR, Epilogue
 from dlc.ir.expr import Expr, Read, Var, substitute, walk
@@ -45,7 +44,9 @@ class Problem:
 
     ``batch`` axes are in both operands and the output, ``rows`` in one operand (``row_operand``) and the
     output, ``columns`` in the other (``panel_operand``) and the output, ``depth`` is summed over. Axes of a
-    kind stand outermost first. ``body`` is the epilogue with ``Var("read<k>")`` for ``reads[k]``.
+    kind stand outermost first. With ``spread`` the last column axis is in the row operand, too (a batch axis
+    along which everything is contiguous: the channels of a depthwise convolution). ``body`` is the epilogue
+    with ``Var("read<k>")`` for ``reads[k]``.
     """
 
     batch: tuple[LoopAxis, ...]
@@ -59,6 +60,7 @@ class Problem:
     body: Expr
     out_dtype: DType
     reads: tuple[EpilogueRead, ...]
+    spread: bool = False
 
     @property
     def row_count(self) -> int:
@@ -159,15 +161,20 @@ def analyze(
             kinds["left" if name in left else "right"].append(loop)
     for kind in ("batch", "left", "right"):
         kinds[kind].sort(key=lambda loop: -loop.strides[OUT])
-    swap = _panel_is_lhs(kinds)
+    batch = merge(kinds["batch"])
+    spread = _is_spread(batch, kinds)
+    swap = extent_of(kinds["right"]) > extent_of(kinds["left"]) if spread else _panel_is_lhs(kinds)
     row, panel = (RHS, LHS) if swap else (LHS, RHS)
+    rows, columns = (kinds["right"], kinds["left"]) if swap else (kinds["left"], kinds["right"])
+    if spread:
+        batch, columns = batch[:-1], [*columns, batch[-1]]
     kinds["depth"].sort(key=lambda loop: (-loop.strides[row], -loop.strides[panel]))
     sizes = (prod(shapes[LHS]), prod(shapes[RHS]), prod(output))
     sizes += tuple(int(t.size) for t in (epilogue.inputs[read.input] for read in reads))
     return Problem(
-        batch=merge(kinds["batch"]),
-        rows=merge(kinds["right" if swap else "left"]),
-        columns=merge(kinds["left" if swap else "right"]),
+        batch=batch,
+        rows=merge(rows),
+        columns=merge(columns),
         depth=merge(kinds["depth"]),
         row_operand=row,
         panel_operand=panel,
@@ -176,7 +183,15 @@ def analyze(
         body=body,
         out_dtype=epilogue.dtype,
         reads=reads,
+        spread=spread,
     )
+
+
+def _is_spread(batch: Sequence[LoopAxis], kinds: Mapping[str, list[LoopAxis]]) -> bool:
+    """Whether vectors should run along the innermost batch axis: all tensors are contiguous there."""
+    if not batch or batch[-1].strides[: OUT + 1] != (1, 1, 1):
+        return False
+    return all(loop.strides[OUT] != 1 for side in ("left", "right") for loop in kinds[side])
 
 
 def _panel_is_lhs(kinds: Mapping[str, list[LoopAxis]]) -> bool:
@@ -211,27 +226,3 @@ def _reads(
     if any(isinstance(node, Var) and node.name not in known for node in walk(body)):
         return None
     return body, tuple(reads), tables
-
-
-def without_epilogue(problem: Problem) -> Problem:
-    """Return the problem that stores plain accumulated values."""
-
-    def bare(axes: tuple[LoopAxis, ...]) -> tuple[LoopAxis, ...]:
-        return merge([LoopAxis(a.extent, a.strides[:FIRST_READ]) for a in axes])
-
-    return replace(
-        problem,
-        batch=bare(problem.batch),
-        rows=bare(problem.rows),
-        columns=bare(problem.columns),
-        depth=bare(problem.depth),
-        sizes=problem.sizes[:FIRST_READ],
-        body=Var(ACCUMULATOR, problem.dtype),
-        out_dtype=problem.dtype,
-        reads=(),
-    )
-
-
-def spec_axes(spec: ContractSpec, extents: Mapping[str, int]) -> tuple[Axis, ...]:
-    """Return the output axes of ``spec`` as loop axes."""
-    return tuple(Axis(Var(name), extents[name]) for name in spec.output_axes)

@@ -251,6 +251,7 @@ class MacroKernel:
             out_dtype=problem.out_dtype,
             body=problem.body,
             reads=tuple(forms),
+            spread=problem.spread,
             masked=ragged > 0,
             blocked=blocking.passes > 1,
             prefetch=PREFETCH_STEPS if blocking.packed else 0,
@@ -263,7 +264,7 @@ class MacroKernel:
         )
         return call_micro_kernel(
             spec,
-            Window("rows", total(row_map.base, row_depth)),
+            Window("rows", total(row_map.base, row_depth, scaled(first, self.column.strides[problem.row_operand]))),
             row_map.offsets(rows),
             Window("panel", total(self._panel_offset(panel), panel_depth)),
             out,

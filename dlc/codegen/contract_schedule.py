@@ -81,6 +81,8 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
 
 def _wants_packing(problem: Problem, tile_rows: int, constants: frozenset[int]) -> bool:
     """Pack constants and what is not contiguous along columns; else where enough rows use each panel."""
+    if problem.spread:
+        return False
     if problem.panel_operand in constants or problem.columns[-1].strides[problem.panel_operand] != 1:
         return True
     return problem.row_count >= 8 * tile_rows and problem.depth_count <= 4096
