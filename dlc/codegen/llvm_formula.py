@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from dlc.codegen.llvm_scalar import call, constant, flag_type, int_constant
 from dlc.codegen.llvm_state import FunctionState
+from dlc.codegen.llvm_types import suffix
 
 
 class Number:
@@ -251,6 +252,14 @@ class Formula:
             s.declare(f"{self.kind} @{name}({self.kind}, {self.kind}, {self.kind}, i{width}, i32)")
             arguments = f"{self.kind} {x.text}, {self.kind} {exponent.text}, {self.kind} {x.text}, i{width} -1, i32 4"
             return Number(self, s.op(f"call {self.kind} @{name}({arguments})"))
+        if s.target.has("avx512vl"):  # becomes the same instruction at any width
+            exponents = self.word.replace("i64", "i32")
+            text = integer.text
+            if exponents != self.word:
+                text = s.op(f"trunc {self.word} {text} to {exponents}")
+            name = f"llvm.ldexp.{suffix(self.kind)}.{suffix(exponents)}"
+            s.declare(f"{self.kind} @{name}({self.kind}, {exponents})")
+            return Number(self, s.op(f"call {self.kind} @{name}({self.kind} {x.text}, {exponents} {text})"))
         mantissa, bias = (23, 127) if self.bits == 32 else (52, 1023)
         half = integer >> 1
         other = integer - half
