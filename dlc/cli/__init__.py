@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import difflib
 from importlib import import_module
 
 import click
 
-from dlc import __version__, errors
+from dlc import __version__
+from dlc.cli.failures import reported
 
 # Command -> (module, one-line help). Help must not import NumPy or LLVM.
 COMMANDS = {
@@ -17,18 +18,12 @@ COMMANDS = {
     "run": ("dlc.cli.run", "Run a model on arrays from an .npz file."),
     "bench": ("dlc.cli.bench", "Measure a model, alone or against a peer in alternating rounds."),
     "profile": ("dlc.cli.profile", "Show the time that each kernel takes."),
-    "compare": ("dlc.cli.compare", "Compare results with a reference and name the first node that differs."),
-    "bisect": ("dlc.cli.bisect", "Run the interpreter after each pass and name the first that changes values."),
+    "compare": ("dlc.cli.compare", "Compare results with a reference; name the first node that differs."),
+    "bisect": ("dlc.cli.bisect", "Run the interpreter after each pass; name the first that changes values."),
     "train": ("dlc.cli.train", "Train the built-in digits example, or resume it."),
     "cache": ("dlc.cli.cache", "List, verify, explain or prune the code cache."),
     "env": ("dlc.cli.env", "Print versions, processor features and options, for bug reports."),
 }
-EXIT_CODES = (
-    (errors.UnsupportedOpError, 4),
-    (errors.UnsupportedVersionError, 4),
-    (errors.ResourceLimitError, 5),
-    (errors.DlcError, 3),
-)
 
 
 class LazyGroup(click.Group):
@@ -42,24 +37,30 @@ class LazyGroup(click.Group):
             return None
         return import_module(COMMANDS[cmd_name][0]).command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
-        try:
+        with reported():
             return super().invoke(ctx)
-        except errors.DlcError as error:
-            click.echo(click.style("error: ", fg="red", bold=True) + f"{type(error).__name__}: {error}", err=True)
-            for note in getattr(error, "__notes__", ()):
-                click.echo(f"  {note}", err=True)
-            sys.exit(next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="dlc")
 def main() -> None:
     """Compile deep-learning models to native code, run them, train them, measure them.
 
     MODEL is the path of an ONNX file, or the name of a built-in model such as resnet50 or bert_base.
+
+    Exit status: 0 success, 1 results differ, 2 wrong usage or unusable files, 3 invalid model, 4 unsupported,
+    5 resource limit, 70 a fault of dlc itself, 130 interrupted.
     """

@@ -6,23 +6,35 @@ import sys
 from pathlib import Path
 
 import click
+from rich.text import Text
 
-from dlc.cli.common import console, write_json
-from dlc.errors import InvalidModelError
+from dlc.cli.common import json_option
+from dlc.cli.failures import INVALID_MODEL, exit_code, printable
+from dlc.cli.output import console, say, working, write_json
 from dlc.facade import check
 
 
 @click.command("check")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--json", "json_path", metavar="FILE", help="Write the problems as JSON ('-': standard output).")
+@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True))
+@json_option
 def command(model: Path, json_path: str | None) -> None:
-    """List every problem of the ONNX file MODEL. Exit status 0: none; 3: some."""
-    if not model.exists():
-        raise InvalidModelError(f"{model} does not exist; give the path of an ONNX file")
-    problems = check(model)
+    """List every problem of the ONNX file MODEL.
+
+    Exit status 0: none, or warnings only; 3: the model is invalid; 4: it is valid but uses what dlc does not support.
+    """
+    with working(f"checking {model.name}"):
+        problems = check(model)
+    errors = [p for p in problems if p.severity == "error"]
     if json_path != "-":
         for problem in problems:
-            console.print(f"[red]problem[/red] {problem}", highlight=False)
-        console.print(f"{len(problems)} problems" if problems else "[green]no problems found[/green]")
-    write_json(json_path, {"model": str(model), "problems": [str(p) for p in problems]})
-    sys.exit(3 if problems else 0)
+            kind = Text(f"{problem.severity}: ", style="red" if problem.severity == "error" else "yellow")
+            console.print(kind + Text(printable(f"{type(problem.error).__name__}: {problem.message}")), soft_wrap=True)
+        many = f"{len(errors)} error{'s' * (len(errors) != 1)}, {len(problems) - len(errors)} warnings"
+        say(many if problems else "no problems found", style="red" if errors else "green")
+    listed = [
+        {"severity": p.severity, "error": type(p.error).__name__, "node": p.node, "message": p.message}
+        for p in problems
+    ]
+    write_json(json_path, {"model": str(model), "problems": listed})
+    codes = {exit_code(p.error) for p in errors}
+    sys.exit(INVALID_MODEL if INVALID_MODEL in codes else max(codes, default=0))

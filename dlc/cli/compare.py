@@ -5,57 +5,108 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
 from dlc import config
-from dlc.cli.common import Model, console, find_model, generated_inputs, model_options, parse_shapes, read_inputs, table, write_json
-from dlc.cli.contenders import OnnxRuntime, check_peer
+from dlc.cli.common import (
+    Model,
+    compiled,
+    find_model_and_inputs,
+    inputs_option,
+    json_option,
+    model_options,
+    tolerance_option,
+)
+from dlc.cli.contenders import PEERS, Request, find_contender
+from dlc.cli.failures import MISMATCH
+from dlc.cli.output import say, table, working, write_json
 from dlc.driver.diagnose import difference, first_diverging_node
-from dlc.facade import compile as compile_model
+from dlc.errors import DlcError
 from dlc.facade import interpret, save_onnx
 
+INTERPRETER = "interpreter"
 
-def reference_results(found: Model, feeds: dict[str, np.ndarray], reference: str, threads: int) -> dict[str, np.ndarray]:
-    """Run the reference once."""
-    if reference == "interpreter":
+
+def reference_results(
+    found: Model, feeds: dict[str, np.ndarray], reference: str, threads: int
+) -> dict[str, np.ndarray]:
+    """Run the reference once; results by the names of the model's outputs."""
+    if reference == INTERPRETER:
         return interpret(found.graph, feeds)
-    check_peer(reference)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="dlc-compare-") as folder:
         path = found.path or Path(folder) / "model.onnx"
         if found.path is None:
             save_onnx(found.graph, path)
-        return OnnxRuntime(path, threads).run(feeds)
+        results = find_contender(reference).open_model(Request(str(path), threads)).run(feeds)
+    return dict(zip(found.graph.signature.results, results.values(), strict=True))
 
 
 @click.command("compare")
 @model_options
-@click.option("--ref", "reference", type=click.Choice(["onnxruntime", "interpreter"]), default="interpreter", show_default=True, help="What to compare with.")
-@click.option("-i", "--inputs", "inputs_path", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Arrays by input name (.npz); default: seeded random ones.")
-@click.option("--tolerance", type=float, default=1e-4, show_default=True, help="Largest difference allowed, relative to an output's largest value.")
-@click.option("--json", "json_path", metavar="FILE", help="Write the differences as JSON ('-': standard output).")
-def command(model: str, shape_texts: tuple[str, ...], threads: int | None, seed: int, reference: str, inputs_path: Path | None, tolerance: float, json_path: str | None) -> None:
+@click.option(
+    "--ref",
+    "reference",
+    type=click.Choice([*PEERS, INTERPRETER]),
+    default=INTERPRETER,
+    show_default=True,
+    help="What to compare with.",
+)
+@inputs_option
+@tolerance_option
+@json_option
+def command(
+    model: str,
+    shape_texts: tuple[str, ...],
+    threads: int | None,
+    seed: int,
+    reference: str,
+    inputs_path: Path | None,
+    tolerance: float,
+    json_path: str | None,
+) -> None:
     """Compare MODEL's compiled results with a reference. Exit status 1 if an output differs."""
-    found = find_model(model, parse_shapes(shape_texts), seed)
-    feeds = read_inputs(inputs_path, found.graph) if inputs_path else generated_inputs(found.graph, seed)
+    found, feeds = find_model_and_inputs(model, shape_texts, seed, inputs_path)
     threads = threads or config.num_threads()
-    mine = compile_model(found.graph, threads=threads).run(feeds)
-    theirs = reference_results(found, feeds, reference, threads)
+    mine = compiled(found, threads).run(feeds)
+    with working(f"running {found.name} in {reference}"):
+        theirs = reference_results(found, feeds, reference, threads)
     gaps = {name: difference(mine[name], theirs[name]) for name in mine}
-    worst = max(gaps, key=lambda name: gaps[name].relative)
-    bad = gaps[worst].exceeds(tolerance)
-    facts = {"model": found.name, "reference": reference, "tolerance": tolerance, "worst": worst, "agrees": not bad,
-             "outputs": {name: {"absolute": g.absolute, "relative": g.relative} for name, g in gaps.items()}}  # fmt: skip
+    worst = max(gaps, key=lambda name: gaps[name].relative, default=None)
+    bad = worst is not None and gaps[worst].exceeds(tolerance)
+    facts: dict[str, Any] = {
+        "model": found.name,
+        "reference": reference,
+        "tolerance": tolerance,
+        "worst": worst,
+        "agrees": not bad,
+        "outputs": {name: {"absolute": g.absolute, "relative": g.relative} for name, g in gaps.items()},
+    }
     if json_path != "-":
-        rows = [[name, f"{g.absolute:.3g}", f"{g.relative:.3g}", "no" if g.exceeds(tolerance) else "yes"] for name, g in gaps.items()]
+        rows = [
+            [name, f"{g.absolute:.3g}", f"{g.relative:.3g}", "no" if g.exceeds(tolerance) else "yes"]
+            for name, g in gaps.items()
+        ]
         table(f"{found.name} against {reference}", ["output", "largest difference#", "relative#", "agrees"], rows)
-        console.print(f"worst output: {worst}")
+        say(f"worst output: {worst}")
     if bad:
-        diverging = first_diverging_node(found.graph, feeds, tolerance, threads)
-        facts["first_diverging_node"] = repr(diverging[0]) if diverging else None
+        facts["first_diverging_node"] = diverging_node(found, feeds, tolerance, threads)
         if json_path != "-":
-            said = f"{diverging[0]!r}, relative difference {diverging[1].relative:.3g}" if diverging else "none when nodes are compiled one by one; try `dlc bisect`"
-            console.print(f"[red]first diverging node:[/red] {said}", highlight=False)
+            say(f"first diverging node: {facts['first_diverging_node']}", style="red")
     write_json(json_path, facts)
-    sys.exit(1 if bad else 0)
+    sys.exit(MISMATCH if bad else 0)
+
+
+def diverging_node(found: Model, feeds: dict[str, np.ndarray], tolerance: float, threads: int) -> str:
+    """Say which node is the first whose compiled result differs from the interpreter's."""
+    try:
+        with working("comparing node by node with the interpreter"):
+            diverging = first_diverging_node(found.graph, feeds, tolerance, threads)
+    except DlcError as error:
+        return f"not found: {error}"
+    if diverging is None:
+        return "none differs from the interpreter's when every node's result is kept; try `dlc bisect`"
+    node, gap = diverging
+    return f"{node!r}, relative difference {gap.relative:.3g}"

@@ -6,18 +6,31 @@ from pathlib import Path
 
 import click
 
-from dlc.cli.common import console, count_text, find_model, model_options, parse_shapes, size_text, table, write_json
-from dlc.facade import compile as compile_model
+from dlc.cli.common import compiled, find_model, json_option, model_options, parse_shapes
+from dlc.cli.output import count_text, say, size_text, table, write_json
+
+SHOWN_BUFFERS = 4
 
 
 @click.command("compile")
 @model_options
-@click.option("--dump", type=click.Path(path_type=Path, file_okay=False), help="Folder for numbered graphs, kernels, LLVM and assembly.")
-@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON ('-': standard output).")
-def command(model: str, shape_texts: tuple[str, ...], threads: int | None, seed: int, dump: Path | None, json_path: str | None) -> None:
+@click.option(
+    "--dump",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for numbered graphs, kernels, LLVM and assembly.",
+)
+@json_option
+def command(
+    model: str,
+    shape_texts: tuple[str, ...],
+    threads: int | None,
+    seed: int,
+    dump: Path | None,
+    json_path: str | None,
+) -> None:
     """Compile MODEL; show phase times, code size and predicted peak memory. The result stays in the code cache."""
     found = find_model(model, parse_shapes(shape_texts), seed)
-    report = compile_model(found.graph, threads=threads, dump=dump).report
+    report = compiled(found, threads, dump).report
     facts = {
         "model": found.name,
         "cache": report.cache,
@@ -33,14 +46,18 @@ def command(model: str, shape_texts: tuple[str, ...], threads: int | None, seed:
         "live_at_peak": report.peak,
     }
     if json_path != "-":
-        rows = [[f"{name}", f"{ms:.1f} ms"] for name, ms in report.phases.items()]
-        rows += [["total", f"{report.total_milliseconds:.1f} ms (cache {report.cache})"]]
-        rows += [["kernels", f"{report.kernels} distinct, {report.steps} steps"], ["code", size_text(report.code_bytes)]]
-        rows += [["FLOPs per run", count_text(report.flops)]]
-        rows += [["peak memory", f"{size_text(report.peak_bytes)} = {size_text(report.constant_bytes)} constants + {size_text(report.arena_bytes)} arena"]]
-        table(f"compiled {found.name}", ["phase", "value"], rows)
+        constants, arena = size_text(report.constant_bytes), size_text(report.arena_bytes)
+        rows = [
+            *[[name, f"{ms:.1f} ms"] for name, ms in report.phases.items()],
+            ["total", f"{report.total_milliseconds:.1f} ms (cache {report.cache})"],
+            ["kernels", f"{report.kernels} distinct, {report.steps} steps"],
+            ["code", size_text(report.code_bytes)],
+            ["FLOPs per run", count_text(report.flops)],
+            ["peak memory", f"{size_text(report.peak_bytes)} = {constants} constants + {arena} arena"],
+        ]
+        table(f"compiled {found.name}", ["", ""], rows)
         if report.peak:
-            console.print("live at the arena's peak: " + ", ".join(report.peak), highlight=False)
+            say("live at the arena's peak: " + "; ".join(report.peak[:SHOWN_BUFFERS]))
         if dump is not None:
-            console.print(f"graphs, kernels, LLVM and assembly are in {dump}")
+            say(f"graphs, kernels, LLVM and assembly are in {dump}")
     write_json(json_path, facts)

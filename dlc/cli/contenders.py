@@ -1,63 +1,55 @@
-"""Contenders: what a benchmark or a comparison runs, each behind the same few methods."""
+"""Contenders: what a benchmark or a comparison runs, each behind the same few methods and in a module of its own.
+
+A contender's module is imported where it is used only: a peer's process must not pay for importing dlc's compiler.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Protocol
 
 import numpy as np
 
-from dlc.cli.optional import onnxruntime
 from dlc.errors import ConfigError
-from dlc.facade import compile as compile_model
-from dlc.ir.graph import Graph
+
+DLC = "dlc"
+MODULES = {DLC: "dlc.cli.contender_dlc", "onnxruntime": "dlc.cli.contender_onnxruntime"}
+PEERS = tuple(name for name in MODULES if name != DLC)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a contender is asked to open: a file's path (or, for dlc, a built-in model) with input shapes."""
+
+    model: str
+    threads: int
+    seed: int = 0
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 class Contender(Protocol):
-    """A compiled model that can be run again and again."""
+    """A model that is ready to be run again and again."""
 
     settings: str
+    cache: str
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once."""
         ...
 
 
-class Dlc:
-    """This compiler."""
+class ContenderModule(Protocol):
+    """What a contender's module defines."""
 
-    def __init__(self, graph: Graph, threads: int) -> None:
-        self.executable = compile_model(graph, threads=threads)
-        self.settings = f"float32, {threads} threads, cache {self.executable.report.cache}"
-
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once."""
-        return self.executable.run(feeds)
+    def open_model(self, request: Request) -> Contender:
+        """Load and compile the model."""
+        ...
 
 
-class OnnxRuntime:
-    """onnxruntime's CPU provider, all graph optimisations on, sequential execution."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        ort = onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.names = [output.name for output in self.session.get_outputs()]
-        self.settings = f"onnxruntime {ort.__version__}, CPU provider, all optimisations, {threads} threads"
-
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once."""
-        return dict(zip(self.names, self.session.run(None, feeds), strict=True))
-
-
-PEERS = {"onnxruntime": OnnxRuntime}
-
-
-def check_peer(name: str) -> None:
-    """Raise ConfigError unless the peer ``name`` is known and installed."""
-    if name not in PEERS:
+def find_contender(name: str) -> ContenderModule:
+    """Import the contender ``name``; ConfigError if it is unknown or not installed."""
+    if name not in MODULES:
         raise ConfigError(f"{name!r} is not a peer that dlc can measure; it knows {', '.join(PEERS)}")
-    onnxruntime()
+    return import_module(MODULES[name])  # type: ignore[return-value]

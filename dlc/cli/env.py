@@ -9,8 +9,10 @@ from importlib import metadata
 import click
 
 from dlc import __version__, config
-from dlc.cli.common import table, write_json
+from dlc.cli.common import json_option
+from dlc.cli.output import table, write_json
 from dlc.codegen.llvm_target import host_target
+from dlc.errors import ConfigError
 
 PACKAGES = ("numpy", "llvmlite", "onnx", "ml_dtypes", "safetensors", "onnxruntime", "torch")
 
@@ -22,23 +24,39 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _option(name: str) -> str:
+    try:
+        return str(config.get(name))
+    except ConfigError as error:
+        return f"wrong: {error}"
+
+
+def _target() -> dict[str, str]:
+    try:
+        target = host_target(config.cpu_features())
+    except ConfigError as error:
+        return {"target": f"wrong: {error}"}
+    return {
+        "target": f"{target.name}, {target.vector_bytes * 8}-bit vectors, FMA {'yes' if target.has_fma else 'no'}",
+        "caches": f"L1 {target.l1_bytes >> 10} KiB, L2 {target.l2_bytes >> 10} KiB, L3 {target.l3_bytes >> 10} KiB",
+    }
+
+
 @click.command("env")
-@click.option("--json", "json_path", metavar="FILE", help="Write the facts as JSON ('-': standard output).")
+@json_option
 def command(json_path: str | None) -> None:
     """Print versions, processor features and options."""
-    target = host_target(config.cpu_features())
     facts = {
         "dlc": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         **{package: _version(package) for package in PACKAGES},
-        "target": f"{target.name}, {target.vector_bytes * 8}-bit vectors, FMA {'yes' if target.has_fma else 'no'}",
-        "caches": f"L1 {target.l1_bytes >> 10} KiB, L2 {target.l2_bytes >> 10} KiB, L3 {target.l3_bytes >> 10} KiB",
+        **_target(),
         "processors": f"{os.cpu_count()} present, {config.available_cpus()} usable",
     }
-    options = {name: str(config.get(name)) for name in config.OPTIONS}
+    options = {name: _option(name) for name in config.OPTIONS}
     if json_path != "-":
-        table("environment", ["", "value"], [[k, v] for k, v in facts.items()])
+        table("environment", ["", ""], [[k, v] for k, v in facts.items()])
         rows = [[", ".join(o.variables), options[name], o.help] for name, o in config.OPTIONS.items()]
         table("options", ["variable", "value", "meaning"], rows)
     write_json(json_path, {"environment": facts, "options": options})

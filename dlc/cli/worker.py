@@ -1,9 +1,13 @@
-"""A benchmark's worker process: one contender, asked over standard input, answering in JSON lines."""
+"""A benchmark's worker process: one contender, asked over standard input, answering in JSON lines.
+
+Imports no more than its contender needs, so that the time to its first answer is the contender's.
+"""
 
 from __future__ import annotations
 
 import json
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dlc.cli.common import find_model
-from dlc.cli.contenders import PEERS, Contender, Dlc
+from dlc.cli.contenders import Contender, Request, find_contender
+from dlc.errors import DlcError
 
 
 def resident_bytes() -> int:
@@ -39,28 +43,25 @@ def answer(**facts: Any) -> None:
     sys.stdout.flush()
 
 
-def main(request: dict[str, Any]) -> None:
+def serve(order: dict[str, Any]) -> None:
     """Set up the contender, then serve ``run``, ``outputs`` and ``stop``."""
-    feeds = read_feeds(request["inputs"])
+    opening = find_contender(order["contender"])
+    feeds = read_feeds(order["inputs"])
     idle = resident_bytes()
     begin = time.perf_counter()
-    if request["contender"] == "dlc":
-        shapes = {name: tuple(shape) for name, shape in request["shapes"].items()}
-        model = find_model(request["model"], shapes, request["seed"])
-        contender: Contender = Dlc(model.graph, request["threads"])
-        del model
-    else:
-        contender = PEERS[request["contender"]](Path(request["model"]), request["threads"])
+    contender = opening.open_model(Request(**order["request"]))
     setup = time.perf_counter() - begin
     contender.run(feeds[0])
-    answer(setup_ms=setup * 1e3, first_answer_ms=(time.time() - request["spawned"]) * 1e3, settings=contender.settings)
+    first = time.time() - order["spawned"]
+    answer(setup_ms=setup * 1e3, first_answer_ms=first * 1e3, settings=contender.settings, cache=contender.cache)
     for line in sys.stdin:
         order = json.loads(line)
         if "run" in order:
             answer(times=measure(contender, feeds, order["run"]))
         elif "outputs" in order:
-            np.savez(order["outputs"], **contender.run(feeds[0]))
-            answer(done=True)
+            results = contender.run(feeds[0])
+            np.savez(order["outputs"], **{str(number): array for number, array in enumerate(results.values())})
+            answer(names=list(results))
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             answer(peak_bytes=peak, steady_bytes=resident_bytes(), idle_bytes=idle)
@@ -80,5 +81,14 @@ def measure(contender: Contender, feeds: list[dict[str, np.ndarray]], seconds: f
     return times
 
 
+def main(text: str) -> None:
+    """Serve the order in ``text``; a DlcError goes to the parent, which raises it again."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says what was interrupted
+    try:
+        serve(json.loads(text))
+    except DlcError as error:
+        answer(error=type(error).__name__, message=str(error), notes=list(getattr(error, "__notes__", ())))
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(sys.argv[1])
