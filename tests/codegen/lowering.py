@@ -55,8 +55,8 @@ def expected_of(node: Node, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(a) for a in (result if isinstance(result, tuple | list) else (result,))]
 
 
-def close(actual: np.ndarray, wanted: np.ndarray, tolerance: float = 2e-5) -> None:
-    """Assert equality of integers and closeness of floats, relative to the largest element."""
+def close(actual: np.ndarray, wanted: np.ndarray, tolerance: float = 2e-5, floor: float = 0.0) -> None:
+    """Assert equality of integers and closeness of floats, relative to the largest element or to ``floor``."""
     assert actual.shape == wanted.shape and actual.dtype == wanted.dtype
     if wanted.dtype.kind in "biu":
         np.testing.assert_array_equal(actual, wanted)
@@ -64,7 +64,7 @@ def close(actual: np.ndarray, wanted: np.ndarray, tolerance: float = 2e-5) -> No
     a, w = actual.astype(np.float64), wanted.astype(np.float64)
     loose = 1e-2 if wanted.dtype.itemsize == 2 else tolerance
     finite = np.abs(w[np.isfinite(w)])
-    scale = float(finite.max()) if finite.size else 1.0
+    scale = max(float(finite.max()) if finite.size else 1.0, floor)
     np.testing.assert_allclose(a, w, rtol=loose, atol=loose * scale + 1e-30)
 
 
@@ -79,6 +79,7 @@ def check_node(
     """Lower ``node`` and compare the emulator and machine code with the definition."""
     lowered = lower(node, target, threads)
     wanted = expected_of(node, inputs)
+    floor = max([0.0, *(float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in inputs if x.dtype.kind == "f")])
     runs = [run_lowered(lowered, node, inputs, target)]
     if lowered.in_place:
         runs.append(run_lowered(lowered, node, inputs, target, in_place=True))
@@ -86,5 +87,5 @@ def check_node(
         runs.append(run_lowered(lowered, node, inputs, None))
     for results in runs:
         for actual, expected in zip(results, wanted, strict=True):
-            close(actual, expected, tolerance)
+            close(actual, expected, tolerance, floor)
     return lowered
