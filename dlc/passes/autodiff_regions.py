@@ -217,7 +217,10 @@ def _emit_late(builder: Builder, terms: Sequence[_LateTerm], stacked: dict[Value
         operands = [stacked[v] for v in term.base.inputs]
         if term.base.op.name == "contract":
             spec = parse_spec(term.base.attributes["spec"])
-            time = Group(("steps",))
+            name = "steps"
+            while name in spec.axes:  # the body of a scan over such a contraction
+                name += "_"
+            time = Group((name,))
             over_time = ContractSpec((time, *spec.lhs), (time, *spec.rhs), spec.output)
             value = builder.contract(*operands, spec=str(over_time), sizes=term.base.attributes["sizes"])
         else:
