@@ -7,7 +7,6 @@ must not know how modules are compiled or run.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +34,7 @@ from dlc.ir.kernel import (
     Stmt,
     Store,
 )
-from dlc.ir.text_kernel import print_kernel
+from dlc.ir.text_kernel import fingerprint
 from dlc.ir.types import bool_, int64
 
 LOCAL_LIMIT = 4096
@@ -83,7 +82,7 @@ def emit_module(kernels: Sequence[Kernel], target: CpuTarget) -> EmittedModule:
 
 def symbol_of(kernel: Kernel) -> str:
     """Return the symbol of a kernel: its name and a digest of its text, so that equal symbols mean equal code."""
-    digest = hashlib.sha256(print_kernel(kernel).encode()).hexdigest()[:16]
+    digest = fingerprint(kernel)[:16]
     name = "".join(c if c.isalnum() or c == "_" else "_" for c in kernel.name)
     return f"dlc_{name}_{digest}"
 

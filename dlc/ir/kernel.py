@@ -90,7 +90,8 @@ class Store:
 @dataclass(frozen=True)
 class Accumulate:
     """``buffer[index] = op(buffer[index], value)``; op a binary scalar function, or ``fma`` with value a product's
-    operands given as ``Apply("mul")`` (fused multiply-add where the target has it)."""
+    operands given as ``Apply("mul")`` (fused multiply-add where the target has it).
+    """
 
     buffer: str
     index: Expr
@@ -153,6 +154,14 @@ class Kernel:
     scalars: tuple[Var, ...]
     body: tuple[Stmt, ...]
     note: str = field(default="", compare=False)
+
+    def __hash__(self) -> int:
+        """Hash what is compared, once: kernels are keys, and their bodies are large."""
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = hash((self.name, self.buffers, self.scalars, self.body))
+            object.__setattr__(self, "_hash", known)
+        return known
 
     @property
     def task_loops(self) -> tuple[For, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import keyword
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import lru_cache
 
 from dlc.errors import DlcError
 from dlc.ir.expr import Apply, Const, Expr, Horizontal, Load, Var, children, walk
@@ -54,23 +54,43 @@ _DEEP = 16
 
 def print_kernel(kernel: Kernel) -> str:
     """Return ``kernel``, after the kernels that it calls, as the text of Python functions."""
-    names: dict[Kernel, str] = {}
-    used: set[str] = set()
+    return _print(kernel, kernel.name)
+
+
+@lru_cache(maxsize=4096)
+def fingerprint(kernel: Kernel) -> str:
+    """Return a hex digest of what ``kernel`` does, whatever it is called: equal digests, equal code."""
+    return hashlib.sha256(_print(kernel, "kernel").encode()).hexdigest()
+
+
+def _print(kernel: Kernel, entry: str) -> str:
+    """Print with ``kernel`` named ``entry``; what it calls keeps its names, numbered where they collide."""
+    names: dict[Kernel, str] = {kernel: entry}
+    used = {entry}
     parts: list[str] = []
     for each in _called_first(kernel):
-        name, number = each.name, 1
-        while name in used:
-            number += 1
-            name = f"{each.name}_{number}"
-        used.add(name)
-        names[each] = name
-        parts.append(_Printer(each, names).text())
+        if each not in names:
+            name, number = each.name, 1
+            while name in used:
+                number += 1
+                name = f"{each.name}_{number}"
+            used.add(name)
+            names[each] = name
+        called = tuple(names[c] for c in _callees(each))
+        parts.append(_function_text(each, names[each], called))
     return "\n\n".join(parts) + "\n"
 
 
-def fingerprint(kernel: Kernel) -> str:
-    """Return a hex digest of what ``kernel`` does, whatever it is called: equal digests, equal code."""
-    return hashlib.sha256(print_kernel(replace(kernel, name="kernel")).encode()).hexdigest()
+@lru_cache(maxsize=4096)
+def _callees(kernel: Kernel) -> tuple[Kernel, ...]:
+    """Return the distinct kernels that ``kernel`` calls itself."""
+    return tuple(dict.fromkeys(s.kernel for s in statements(kernel.body) if isinstance(s, Call)))
+
+
+@lru_cache(maxsize=1024)
+def _function_text(kernel: Kernel, name: str, called: tuple[str, ...]) -> str:
+    """Return one function; ``called`` names the kernels that it calls, in their order."""
+    return _Printer(kernel, dict(zip(_callees(kernel), called, strict=True)) | {kernel: name}).text()
 
 
 def _called_first(kernel: Kernel) -> list[Kernel]:
@@ -86,7 +106,7 @@ def _called_first(kernel: Kernel) -> list[Kernel]:
             order.append(current)
             continue
         pending.append((current, True))
-        pending += [(s.kernel, False) for s in statements(current.body) if isinstance(s, Call)]
+        pending += [(callee, False) for callee in _callees(current)]
     return order
 
 
@@ -226,11 +246,9 @@ class _Lazy:
 
         What a select guards must stay lazy if it reads memory, since the index may be out of bounds.
         """
-        if isinstance(expr, (Const, Var)):
+        if _is_small(expr):
             return []
         order, uses = _postorder(expr)
-        if len(order) < 4:
-            return []
         always = _always_evaluated(expr)
         reads: set[Expr] = set()
         height: dict[Expr, int] = {}
@@ -278,6 +296,20 @@ class _Lazy:
         if text[0] == "(" and expr not in self.named:
             return text[1:-1]
         return text
+
+
+def _is_small(expr: Expr) -> bool:
+    """Whether ``expr`` is a handful of nodes, shared or not: spelling them out is shortest."""
+    pending, budget = [expr], 5
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (Const, Var)):
+            continue
+        budget -= 1
+        if not budget:
+            return False
+        pending += children(node)
+    return True
 
 
 def _postorder(expr: Expr) -> tuple[list[Expr], dict[Expr, int]]:

@@ -159,7 +159,7 @@ def test_called_kernels_with_one_name_are_told_apart() -> None:
     text = print_kernel(Kernel("k", (Buffer("o", float32, 1, writable=True),), (), calls))
     assert text.count("def ") == 3
     assert [line.split("(")[0] for line in text.splitlines() if line.startswith("def ")] == [
-        "def k",
         "def k_2",
         "def k_3",
+        "def k",
     ]
