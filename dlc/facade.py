@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dlc.driver.compile import compile_graph
+from dlc.driver.options import binding_from_shapes
 from dlc.errors import DlcError
 from dlc.frontends.onnx import check as check_onnx
 from dlc.frontends.onnx import load as load_onnx
@@ -20,6 +21,7 @@ from dlc.ir.graph import Graph
 from dlc.ir.interpret import interpret as interpret_graph
 from dlc.ir.opdef import Mode
 from dlc.passes.autodiff import grad as grad_graph
+from dlc.passes.bind import bind
 from dlc.runtime.executable import Executable
 from dlc.runtime.specialise import SpecialisingExecutable
 from dlc.training import TrainingStep, compile_training
@@ -94,8 +96,13 @@ def grad(graph: Any, of: str, wrt: Sequence[str]) -> Graph:
 
 
 def interpret(graph: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run a graph in the NumPy interpreter, the definition that compiled code is compared with."""
-    return interpret_graph(ir_graph(graph), feeds, Mode.INFERENCE)
+    """Run a graph in the NumPy interpreter, the definition that compiled code is compared with.
+
+    Symbolic dimensions are bound by the shapes of ``feeds``. Returns outputs by name.
+    """
+    found = ir_graph(graph)
+    binding = binding_from_shapes(found, {name: np.shape(array) for name, array in feeds.items()})
+    return interpret_graph(bind(found, binding), feeds, Mode.INFERENCE)
 
 
 def save_onnx(graph: Any, path: str | PathLike) -> None:

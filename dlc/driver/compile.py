@@ -64,7 +64,7 @@ def compile_graph(
     options = CompileOptions.make(mode, device, precision, threads, dump)
     binding = binding_from_shapes(graph, shapes or {})
     missing = [name for name in graph_symbols(graph) if name not in binding]
-    shared = Shared(initial_state(graph) if mode is Mode.TRAINING else {})
+    shared = Shared(initial_state(graph))
     if not missing:
         return compile_bound(bind(graph, binding) if binding else graph, options, shared)
 

@@ -54,7 +54,7 @@ class KernelSet:
             return known[1]
         digest = fingerprint(kernel)
         if digest not in self.by_fingerprint:
-            self.by_fingerprint[digest] = replace(kernel, name=f"{kernel.name[:40]}_{digest[:12]}")
+            self.by_fingerprint[digest] = replace(kernel, name=f"{kernel.name.split('_')[0]}_{digest[:12]}")
         symbol = symbol_of(self.by_fingerprint[digest])
         self._known[id(kernel)] = (kernel, symbol)  # the kernel is kept, so that its id stays its own
         return symbol
