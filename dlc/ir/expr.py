@@ -32,7 +32,7 @@ class _Hashed:
             return True
         if type(self) is not type(other) or self._hash != other._hash:  # type: ignore[attr-defined]
             return False
-        return self._key() == other._key()  # type: ignore[attr-defined]
+        return _same(self, other)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hash", hash((type(self).__name__, self._key())))
@@ -125,6 +125,38 @@ class Horizontal(_Hashed):
 
 
 Expr = Union[Const, Var, Read, Load, Apply, Horizontal]
+
+
+def _same(a: Expr, b: Expr) -> bool:
+    """Compare structure from an explicit stack, each pair of nodes once: expressions may be deep and shared."""
+    seen: set[tuple[int, int]] = set()
+    pending = [(a, b)]
+    while pending:
+        a, b = pending.pop()
+        if a is b or (id(a), id(b)) in seen:
+            continue
+        if type(a) is not type(b) or a._hash != b._hash or _head(a) != _head(b):
+            return False
+        left, right = children(a), children(b)
+        if len(left) != len(right):
+            return False
+        seen.add((id(a), id(b)))
+        pending += zip(left, right, strict=True)
+    return True
+
+
+def _head(expr: Expr) -> tuple:
+    """Return what distinguishes a node beside its operands."""
+    match expr:
+        case Apply(op=op, dtype=dtype):
+            return (op, dtype)
+        case Load(buffer=buffer, dtype=dtype):
+            return (buffer, dtype)
+        case Read(input=number, dtype=dtype):
+            return (number, dtype)
+        case Horizontal(op=op, buffer=buffer, width=width, dtype=dtype):
+            return (op, buffer, width, dtype)
+    return expr._key()
 
 
 def const(value: int | float | bool, dtype: DType = int64) -> Const:
