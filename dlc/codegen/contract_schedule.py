@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from dlc.codegen.contract_analysis import OUT, Problem, analyze
 from dlc.codegen.contract_blocking import choose_blocking, register_tile
+from dlc.codegen.contract_dot import dot_kernel, fits_dot, sides
 from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel
 from dlc.codegen.contract_macro import macro_kernel
 from dlc.codegen.contract_pack import pack_kernel, packed_panels
@@ -16,6 +17,7 @@ from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
 from dlc.ir.types import TensorType, float32, float64
 
+FEW_VECTORS = 3
 OUTPUT = Operand(OperandKind.OUTPUT, 0)
 
 
@@ -41,6 +43,8 @@ def lower_contraction(
         problem = analyze(spec, extents, lhs, rhs, epilogue)
         if problem is None:
             return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label)
+        if _wants_dot(problem, constants):
+            return _dots(problem, target, threads, label)
         if problem.columns and problem.columns[-1].strides[OUT] == 1:
             return _panels(problem, target, threads, constants, label)
     kernel = generic_kernel(spec, extents, lhs, rhs, epilogue, target, f"contract_{label}")
@@ -77,6 +81,26 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
     kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
     calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
     return Lowered(tuple(calls), temporaries)
+
+
+def _wants_dot(problem: Problem, constants: frozenset[int]) -> bool:
+    """Vectors along the depth pay where one side has few vectors and the other would have to be packed for them."""
+    if not fits_dot(problem) or problem.spread:
+        return False
+    many, _, _, _ = sides(problem)
+    few = min(problem.row_count, problem.column_count)
+    if problem.depth[-1].extent < 8:
+        return False
+    if many == problem.panel_operand and many in constants and problem.columns:
+        return False
+    return few <= FEW_VECTORS
+
+
+def _dots(problem: Problem, target: CpuTarget, threads: int, label: str) -> Lowered:
+    many, few, _, _ = sides(problem)
+    kernel = dot_kernel(problem, target, threads, f"contract_{label}")
+    reads = tuple(_input(2 + read.input) for read in problem.reads)
+    return Lowered((KernelCall(kernel, (_input(many), _input(few), OUTPUT, *reads), problem.flops),))
 
 
 def _wants_packing(problem: Problem, tile_rows: int, constants: frozenset[int]) -> bool:
