@@ -36,6 +36,7 @@ class ComputeGroup:
         self.operands: dict[Value, tuple[Value, ...]] = {}
         self.sources: list[Value] = list(inputs)
         self.number: dict[Value, int] = {v: k for k, v in enumerate(inputs)}
+        self._reads: dict[Read, Read] = {}  # one object per read: comparing expressions stays cheap
         for node in nodes:
             if node.op.compute is None or len(node.outputs) != 1:
                 raise CompileError(f"{node!r} has no index form and cannot be part of a fused kernel")
@@ -71,9 +72,10 @@ class ComputeGroup:
         kept = {v for v in self.computes if v in keep or self.computes[v].combiner is not None}
         needed = self._needed(kept, wanted)
         result: dict[Value, Compute] = {}
+        instances: dict[tuple, Expr] = {}
         for value, compute in self.computes.items():
             if value in needed:
-                result[value] = self._inlined(value, compute, kept, result)
+                result[value] = self._inlined(value, compute, kept, result, instances)
         return result if wanted is None else {v: result[v] for v in wanted}
 
     def _needed(self, kept: Collection[Value], wanted: Collection[Value] | None) -> set[Value]:
@@ -86,18 +88,30 @@ class ComputeGroup:
         return needed
 
     def _inlined(
-        self, value: Value, compute: Compute, kept: Collection[Value], done: Mapping[Value, Compute]
+        self,
+        value: Value,
+        compute: Compute,
+        kept: Collection[Value],
+        done: Mapping[Value, Compute],
+        instances: dict[tuple, Expr],
     ) -> Compute:
         operands = self.operands[value]
-        simplify = Simplifier(axis_bounds((*compute.axes, *compute.reduce_axes)))
+        bounds = axis_bounds((*compute.axes, *compute.reduce_axes))
+        simplify = Simplifier(bounds)
+        extents = tuple(bounds.items())
 
         def rule(expr: Expr) -> Expr | None:
             if not isinstance(expr, Read):
                 return None
             operand = operands[expr.input]
             if operand in kept or operand not in self.computes:
-                return Read(self.source(operand), expr.indices, expr.dtype)
-            return instantiate(done[operand], expr.indices, simplify)
+                read = Read(self.source(operand), expr.indices, expr.dtype)
+                return self._reads.setdefault(read, read)
+            key = (operand, expr.indices, extents)
+            known = instances.get(key)
+            if known is None:
+                known = instances[key] = instantiate(done[operand], expr.indices, simplify)
+            return known
 
         body = transform(compute.body, rule)
         return Compute(

@@ -17,6 +17,10 @@ from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.lowering import KernelCall, Lowered, inputs, outputs
 from dlc.ir.opdef import Trait
 
+_MOST_KNOWN = 2048
+_known: dict[tuple, Lowered] = {}
+"""What equal nodes were lowered to: deep models repeat their layers."""
+
 
 def lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int] = ()) -> Lowered:
     """Return the kernel calls of a primitive or fused node with static shapes.
@@ -28,6 +32,31 @@ def lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int
     """
     if not all(t.is_static for t in (*node.input_types, *node.output_types)):
         raise CompileError(f"{node!r} has symbolic dimensions; bind them before code generation")
+    key = (structure(node), target, threads, frozenset(constants))
+    known = _known.get(key)
+    if known is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        known = _known[key] = _lower(node, target, threads, constants)
+    return known
+
+
+def structure(node: Node) -> tuple:
+    """Return a key that is equal for nodes that compute the same function, whatever their origins."""
+    body = node.attributes.get("body") if node.op.region else None
+    if not isinstance(body, Graph):
+        number = {v: k for k, v in enumerate(dict.fromkeys(node.inputs))}
+        return (node.op, node.attributes, tuple(number[v] for v in node.inputs), node.input_types, node.output_types)
+    number = {v: k for k, v in enumerate(body.inputs)}
+    parts: list[tuple] = []
+    for inner in body.nodes:
+        parts.append((inner.op, inner.attributes, tuple(number[v] for v in inner.inputs), inner.output_types))
+        for value in inner.outputs:
+            number[value] = len(number)
+    return (node.op, tuple(parts), node.input_types, tuple(number[v] for v in body.outputs))
+
+
+def _lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int]) -> Lowered:
     if node.op.kernel is not None:
         kernel = node.op.kernel(node.input_types, node.output_types, node.attributes)
         return Lowered((KernelCall(kernel, inputs(len(node.inputs)) + outputs(len(node.outputs))),))

@@ -64,7 +64,8 @@ class Simplifier:
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = dict(bounds)
-        self._done: dict[Expr, Expr] = {}
+        self._table: dict[tuple, Expr] = {}
+        self._final: set[int] = set()
         self._affine: dict[Expr, Affine] = {}
         self._ranges: dict[Expr, Interval | None] = {}
 
@@ -75,26 +76,49 @@ class Simplifier:
     # -- whole expressions ---------------------------------------------------------
 
     def __call__(self, expr: Expr) -> Expr:
-        """Return the simplified form of ``expr``."""
-        done = self._done
-        found = done.get(expr)
-        if found is not None:
-            return found
+        """Return the simplified form of ``expr``; equal results of one simplifier are one object."""
+        if id(expr) in self._final:
+            return expr
+        done: dict[int, Expr] = {}
         pending: list[tuple[Expr, bool]] = [(expr, False)]
         while pending:
             current, ready = pending.pop()
-            if current in done:
+            key = id(current)
+            if key in done:
+                continue
+            if key in self._final:
+                done[key] = current
                 continue
             operands = children(current)
             if not ready and operands:
                 pending.append((current, True))
-                pending += [(child, False) for child in operands if child not in done]
+                pending += [(child, False) for child in operands if id(child) not in done]
                 continue
-            rebuilt = with_children(current, tuple(done[child] for child in operands)) if operands else current
-            result = self._rule(rebuilt)
-            done[current] = result
-            done.setdefault(result, result)
-        return done[expr]
+            rebuilt = with_children(current, tuple(done[id(child)] for child in operands)) if operands else current
+            result = self._shared(self._rule(rebuilt))
+            self._final.add(id(result))
+            done[key] = result
+        return done[id(expr)]
+
+    def _shared(self, expr: Expr) -> Expr:
+        """Return the one object that stands for ``expr``, so that comparing stays cheap however deep it is."""
+        done: dict[int, Expr] = {}
+        pending: list[tuple[Expr, bool]] = [(expr, False)]
+        while pending:
+            current, ready = pending.pop()
+            if id(current) in done:
+                continue
+            if id(current) in self._final:
+                done[id(current)] = current
+                continue
+            operands = children(current)
+            if not ready and operands:
+                pending.append((current, True))
+                pending += [(child, False) for child in operands if id(child) not in done]
+                continue
+            same = with_children(current, tuple(done[id(child)] for child in operands)) if operands else current
+            done[id(current)] = self._table.setdefault(_shallow_key(same), same)
+        return done[id(expr)]
 
     def _rule(self, expr: Expr) -> Expr:
         if isinstance(expr, Var):
@@ -211,8 +235,8 @@ class Simplifier:
             result = const(form.constant)
         elif form.constant:
             result = apply("add", result, const(form.constant))
+        result = self._shared(result)
         self._affine.setdefault(result, form)
-        self._done.setdefault(result, result)
         return result
 
     # -- rules of index arithmetic -----------------------------------------------------------
@@ -357,6 +381,18 @@ class Simplifier:
         """Return the truth of ``condition`` where it is the same for every index, else None."""
         result = self(condition)
         return bool(result.value) if isinstance(result, Const) else None
+
+
+def _shallow_key(expr: Expr) -> tuple:
+    """Return a key that equals that of an equal expression with the same operand objects."""
+    match expr:
+        case Apply(op=op, args=args, dtype=dtype):
+            return (op, dtype, *map(id, args))
+        case Read(input=number, indices=indices, dtype=dtype):
+            return (Read, number, dtype, *map(id, indices))
+        case Load(buffer=buffer, index=index, dtype=dtype):
+            return (Load, buffer, dtype, id(index))
+    return (expr,)
 
 
 def _merged(other: Apply, y: Expr, d: Const) -> Expr | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.codegen import lower_group, schedule_loops, schedule_split
+from dlc.codegen import lower, lower_group, schedule_loops, schedule_split
 from dlc.ir.interpret import interpret, interpret_all
 from dlc.passes.cleanup import cleanup
 from dlc.passes.fuse import fuse
@@ -16,6 +16,7 @@ from tests.codegen.random_graphs import GraphMaker
 @pytest.fixture
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut even small work into tasks."""
+    monkeypatch.setattr(lower, "_known", {})
     for module in (schedule_loops, schedule_split, lower_group):
         monkeypatch.setattr(module, "TASK_WORK", 200)
 
