@@ -92,23 +92,26 @@ def check(
         if supported_opsets[""].start > versions.get("", 0) or versions[""] not in supported_opsets[""]:
             return sink.problems
     try:
-        _check_structure(opened, versions, sink)
-        _import(opened, versions, sink, shapes or {})
+        if _check_structure(opened, versions, sink):
+            _import(opened, versions, sink, shapes or {})
     except DlcError as error:
         sink.report(error)
     return sink.problems
 
 
-def _check_structure(opened: ModelSource, versions: Mapping[str, int], sink: Sink) -> None:
+def _check_structure(opened: ModelSource, versions: Mapping[str, int], sink: Sink) -> bool:
+    """Report faults of names, functions and ops; return whether functions can be inlined."""
     model = opened.model
     functions = function_table(model)
     if len(functions) != len(model.functions):
         sink.report(InvalidModelError("two functions of the model have the same domain and name"))
     check_functions(model, functions, sink)
+    finite = not sink.problems
     _check_ops(opened, versions, sink)
     check_body(graph_body(model.graph, "the graph"), (), sink)
     for function in functions.values():
         check_body(function_body(function), (), sink)
+    return finite
 
 
 def _check_ops(opened: ModelSource, versions: Mapping[str, int], sink: Sink) -> None:

@@ -30,7 +30,7 @@ def hint(name: str, known: Iterable[str]) -> str:
     if len(name) > 200:
         return ""
     candidates = [k for k in list(known)[:20_000] if abs(len(k) - len(name)) <= 8]
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return f"; did you mean {shown(near[0])}?" if near else ""
 
 

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from dlc.errors import InvalidModelError
 from dlc.frontends.onnx.external_data import ExternalFolder
+from dlc.frontends.onnx.text_fields import check_text
 
 LARGEST_PROTOBUF = (1 << 31) - 1
 
@@ -34,6 +35,7 @@ def open_model(source: Source, external_data_root: str | os.PathLike | None = No
     """Parse ``source``; InvalidModelError with the size in bytes if it is not an ONNX model."""
     root = Path(external_data_root) if external_data_root is not None else None
     if isinstance(source, onnx.ModelProto):
+        check_text(source)
         return ModelSource(source, "model", ExternalFolder(None, root))
     if isinstance(source, bytes | bytearray | memoryview):
         return ModelSource(_parse(bytes(source), "the given bytes"), "model", ExternalFolder(None, root))
@@ -72,4 +74,5 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
         ) from error
     if not complete:
         raise InvalidModelError(f"{what} ({len(data)} bytes) holds no graph: it is not an ONNX model")
+    check_text(model)
     return model

@@ -35,7 +35,9 @@ def model(
     return helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=list(functions))
 
 
-def single(op: str, shapes: Sequence[Any], opset: int = 21, dtype: int = FLOAT, outputs: int = 1, **attributes: Any) -> ModelProto:
+def single(
+    op: str, shapes: Sequence[Any], opset: int = 21, dtype: int = FLOAT, outputs: int = 1, **attributes: Any
+) -> ModelProto:
     """A model of one node called ``the_node`` whose inputs x0, x1, ... are graph inputs."""
     names = [f"x{k}" if s is not None else "" for k, s in enumerate(shapes)]
     inputs = [info(n, s, dtype) for n, s in zip(names, shapes) if n]
