@@ -61,7 +61,8 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal values, NaN included."""
     if a.dtype.kind in "biu":
         return np.array_equal(a, b)
-    return np.array_equal(a.astype(np.float64), b.astype(np.float64), equal_nan=True)
+    with np.errstate(invalid="ignore"):
+        return np.array_equal(a.astype(np.float64), b.astype(np.float64), equal_nan=True)
 
 
 __all__ = ["Const", "Function", "index", "same", "targets", "variables"]
