@@ -42,7 +42,7 @@ class Assembled:
 class Assembler:
     """Collects buffers and steps level by level; use ``assemble``."""
 
-    def __init__(self, lower: Callable[[Node], Lowered], copy: Callable[[DType, int], Kernel]) -> None:
+    def __init__(self, lower: Callable[[Node, frozenset[int]], Lowered], copy: Callable[[DType, int], Kernel]) -> None:
         self.lower = lower
         self.copy = copy
         self.buffers: list[ProgramBuffer] = []
@@ -106,7 +106,8 @@ class Assembler:
             return [operands[0]]
         if node.op.name == "scan":
             return self.scan(node, operands)
-        return self.calls(node, operands, self.lower(node))
+        fixed = frozenset(k for k, view in enumerate(operands) if self.level_of(view) == LOAD_LEVEL)
+        return self.calls(node, operands, self.lower(node, fixed))
 
     def calls(self, node: Node, operands: Sequence[View], lowered: Lowered) -> list[View]:
         """Add the kernel calls of a lowered node, each at the level of its operands."""
@@ -311,10 +312,12 @@ def _compact(buffers: list[ProgramBuffer], steps: list[ProgramStep], kept: set[i
 def assemble(
     load_graph: Graph | None,
     graph: Graph,
-    lower: Callable[[Node], Lowered],
+    lower: Callable[[Node, frozenset[int]], Lowered],
     copy: Callable[[DType, int], Kernel],
 ) -> Assembled:
     """Assemble ``graph``; ``load_graph``, if any, computes some of its constant inputs, by name.
+
+    ``lower`` is told which operands of the node are known at load; ``copy`` makes the kernel of a copy.
 
     Raises CompileError naming the node that has no compiled form.
     """

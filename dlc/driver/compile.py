@@ -139,8 +139,8 @@ def assemble_graphs(load: Graph | None, main: Graph, target: CpuTarget, threads:
     """Lower every node and assemble the programs."""
     copies: dict[tuple[DType, int], Kernel] = {}
 
-    def lowered(node: Node) -> Lowered:
-        return lower(node, target, threads)
+    def lowered(node: Node, fixed: frozenset[int]) -> Lowered:
+        return lower(node, target, threads, fixed)
 
     def copy(dtype: DType, size: int) -> Kernel:
         if (dtype, size) not in copies:
