@@ -89,5 +89,5 @@ def _array_token(array: np.ndarray) -> Token:
     if contiguous.nbytes <= 64:
         content: str = contiguous.tobytes().hex()
     else:
-        content = hashlib.sha256(contiguous.reshape(-1).view(np.uint8)).hexdigest()
+        content = hashlib.sha256(contiguous.reshape(-1).view(np.uint8).data).hexdigest()
     return ("array", str(array.dtype), array.shape, content)

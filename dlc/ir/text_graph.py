@@ -74,8 +74,11 @@ def _given_attributes(node: Node) -> dict[str, object]:
     given = {}
     for name, value in node.attributes.items():
         schema = node.op.attributes.get(name)
-        default = schema is not None and not schema.required
-        if not default or repr_key(Attributes({name: value})) != repr_key(Attributes({name: schema.default})):
+        if (
+            schema is None
+            or schema.required
+            or repr_key(Attributes({name: value})) != repr_key(Attributes({name: schema.default}))
+        ):
             given[name] = value
     return given
 

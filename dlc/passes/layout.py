@@ -9,7 +9,7 @@ and outputs do not change.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from dlc.ir.builder import Builder
@@ -128,7 +128,7 @@ def _follow(state: _Layouts, node: Node) -> None:
     _emit(state, node, [state.get(v, chosen) for v in node.inputs], {}, chosen)
 
 
-def _emit(state: _Layouts, node: Node, inputs: Sequence[Value], changes: dict[str, object], result: Layout) -> None:
+def _emit(state: _Layouts, node: Node, inputs: Sequence[Value], changes: Mapping[str, object], result: Layout) -> None:
     """Emit ``node`` on operands of other layouts, with ``changes`` to its attributes; its result has ``result``."""
     new = state.builder.emit(node.op, inputs, {**node.attributes, **changes})[0]
     state.put(node.outputs[0], new, result)

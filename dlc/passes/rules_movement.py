@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlc.ir.builder import Builder
+from dlc.ir.dims import Dim
 from dlc.ir.graph import Node, Value
 from dlc.passes.rewrite import Context, Replacement, Rule, rule
 
@@ -175,7 +176,7 @@ def sum_of_pads(builder: Builder, node: Node, context: Context) -> Replacement:
         return None
     axis = axes.pop()
     parts.sort(key=lambda p: p.attributes["low"][axis])
-    end = 0
+    end: Dim = 0
     for part in parts:
         if part.attributes["low"][axis] != end:
             return None
