@@ -31,6 +31,8 @@ from dlc.ir.expr import Expr, Load, Var
 from dlc.ir.kernel import Stmt
 
 _ACCUMULATORS = 4
+_LONG_COLUMN = 64
+_MOST_UNROLLED_WORK = 32
 TASK = Var("task")
 
 
@@ -59,7 +61,7 @@ def rows_of(problem: RowProblem, target: CpuTarget) -> int:
     rows = prod(a.extent for a in problem.kept)
     _, across = lane_axes(problem)
     if across is not None:
-        rows = rows // max(across.extent, 1) * -(-across.extent // (_ACCUMULATORS * target.lanes(4)))
+        rows = rows // max(across.extent, 1) * -(-across.extent // (_vectors_across(problem, target) * target.lanes(4)))
     return rows
 
 
@@ -123,11 +125,20 @@ def _tasks(axes: Sequence[Axis], split: TaskSplit, rows: list[Stmt]) -> tuple[St
     return parallel(axes, split, TASK, body)
 
 
+def _vectors_across(problem: RowProblem, target: CpuTarget) -> int:
+    """Return how many vectors of rows run side by side: many where long columns are read in pieces of rows."""
+    accumulators = max([len(s.reductions) for s in problem.stages], default=1) or 1
+    if prod(a.extent for a in problem.reduced) < _LONG_COLUMN or len(problem.stages) > 1:
+        return _ACCUMULATORS if accumulators <= 2 else 2
+    work = max(cost(_values(problem)), 1)
+    registers = target.vector_registers * 3 // 4 // accumulators
+    return max(2, min(registers, _MOST_UNROLLED_WORK // work))
+
+
 def _across(problem: RowProblem, target: CpuTarget, threads: int) -> tuple[Stmt, ...]:
     outer, inner = problem.kept[:-1], problem.kept[-1]
     lanes = vector_lanes(target, itemsizes(_values(problem)), inner.extent)
-    accumulators = sum(len(s.reductions) for s in problem.stages)
-    unroll = max(1, min(_ACCUMULATORS if accumulators <= 2 else 2, inner.extent // max(lanes, 1)))
+    unroll = max(1, min(_vectors_across(problem, target), inner.extent // max(lanes, 1)))
     rows = AcrossRows(problem, lanes, unroll)
     block = lanes * unroll
     wanted = wanted_tasks(work_of(problem), threads)

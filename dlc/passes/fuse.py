@@ -29,6 +29,7 @@ class FuseOptions:
     most_epilogue_nodes: int = 24
     most_epilogue_weight: int = 160
     most_sealed_weight: int = 64
+    most_window_weight: int = 12
     most_rows_in_cache: int = 4096
 
 
@@ -509,16 +510,25 @@ class Grouping:
                     found.append(number)
             if found and not (self._fits(found, node) and self._acyclic(found, node)):
                 found = []
-        sibling = self.readers.get((base, shape, reduced))
-        if sibling is not None and self.forest.find(sibling) not in map(self.forest.find, found):
+        for read in self._whole_reads(base, found, shape):
+            sibling = self.readers.get((read, shape, reduced))
+            if sibling is None or self.forest.find(sibling) in map(self.forest.find, found):
+                continue
             number = self.forest.find(sibling)
             group = self.forest.group(number)
             current = (group.kind, group.shape, group.reduced) == (GroupKind.ROWS, shape, reduced)
             if current and self._mergeable(found, shape) and self._fits([number, *found], node):
                 if self._acyclic([number, *found], node):
                     self._place_pointwise(found, shape)
-                    found = [number, *found]
+                    return [number, *found]
         return found
+
+    def _whole_reads(self, base: Value, groups: Sequence[int], shape: tuple[int, ...]) -> list[Value]:
+        """Return the tensors of ``shape`` that a reduction and the groups that it joins read."""
+        values = [base]
+        for number in groups:
+            values += [v for n in self.forest.group(number).nodes[-8:] for v in n.inputs if v.type.shape == shape]
+        return list(dict.fromkeys(values))
 
     def _mergeable(self, groups: Sequence[int], shape: tuple[int, ...]) -> bool:
         return all(self.forest.group(g).shape == shape for g in groups)
@@ -545,7 +555,11 @@ class Grouping:
         groups: list[int] = []
         for number in self.sources(node):
             group = self.forest.group(number)
-            if group.kind is GroupKind.POINTWISE and group.weight <= 4 and self._internal(number, node):
+            if (
+                group.kind is GroupKind.POINTWISE
+                and group.weight <= self.options.most_window_weight
+                and self._internal(number, node)
+            ):
                 if self._fits([*groups, number], node) and self._acyclic([*groups, number], node):
                     groups.append(number)
         for number in groups:
