@@ -50,13 +50,12 @@ class _Build:
         decided: dict[Value, bool] = {}  # value -> whether its free producer is copied
         copies: dict[Node, None] = {}
         inputs: dict[Value, None] = {}
-        first = group.nodes[0]
         for node in group.nodes:
             for value in node.inputs:
                 maker = self.made_by.get(value)
                 if maker is not None and self.members.get(maker) == number:
                     continue
-                as_it_is = node is first and self.facts[node].kind is NodeKind.CONTRACTION
+                as_it_is = self.facts[node].kind is NodeKind.CONTRACTION
                 if not as_it_is and self._copied(value, number, decided):
                     self._collect(value, number, decided, copies, inputs)
                 else:

@@ -1,0 +1,286 @@
+"""What fusion groups, what it leaves apart, and that it never changes values or makes cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import dlc.ir.ops  # noqa: F401 - registers the ops
+from dlc.ir.builder import Builder
+from dlc.ir.graph import Graph, Node, Value
+from dlc.ir.interpret import interpret
+from dlc.ir.types import DType, float32, int64, tensor_type
+from dlc.ir.verify_graph import verify_graph
+from dlc.passes.fuse import FuseOptions, fuse
+
+FREE = {"broadcast", "constant", "reshape", "slice", "iota"}
+
+
+def make(function: Callable[..., Value | tuple[Value, ...]], *shapes: tuple, dtypes: tuple[DType, ...] = ()) -> Graph:
+    """Build the graph of ``function`` of float32 inputs."""
+    b = Builder("test")
+    kinds = dtypes or (float32,) * len(shapes)
+    inputs = [b.input(f"i{k}", tensor_type(d, s)) for k, (s, d) in enumerate(zip(shapes, kinds, strict=True))]
+    results = function(b, *inputs)
+    for number, value in enumerate(results if isinstance(results, tuple) else (results,)):
+        b.output(f"o{number}", value)
+    return b.finish()
+
+
+def fused(graph: Graph, options: FuseOptions | None = None) -> list[list[str]]:
+    """Fuse, check that values are the same, and list the ops of every node that is left (free ops left out)."""
+    result = fuse(graph, options)
+    verify_graph(result)
+    rng = np.random.default_rng(7)
+    feeds = {}
+    for value, spec in zip(graph.inputs, graph.signature.inputs, strict=True):
+        shape, dtype = value.type.shape, value.type.dtype.numpy
+        feeds[spec.name] = (
+            (rng.standard_normal(shape) * 2).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
+        )
+    wanted = interpret(graph, feeds)
+    for name, array in interpret(result, feeds).items():
+        np.testing.assert_array_equal(array, wanted[name])
+    return [found for node in result.nodes if (found := ops_of(node))]
+
+
+def ops_of(node: Node) -> list[str]:
+    body = node.attributes.get("body")
+    nodes = body.nodes if isinstance(body, Graph) else (node,)
+    return [n.op.name for n in nodes if n.op.name not in FREE]
+
+
+def product(b: Builder, x: Value, w: Value) -> Value:
+    return b.contract(x, w, spec="m k, k n -> m n")
+
+
+def softmax(b: Builder, x: Value, axis: int) -> Value:
+    e = b.exp(b.sub(x, b.reduce_max(x, axes=(axis,), keepdims=True)))
+    return b.div(e, b.reduce_sum(e, axes=(axis,), keepdims=True))
+
+
+def normalise(b: Builder, x: Value, axes: tuple[int, ...], count: float) -> Value:
+    centred = b.sub(x, b.div(b.reduce_sum(x, axes=axes, keepdims=True), count))
+    variance = b.div(b.reduce_sum(b.mul(centred, centred), axes=axes, keepdims=True), count)
+    return b.mul(centred, b.rsqrt(b.add(variance, 1e-5)))
+
+
+# -- pointwise ---------------------------------------------------------------------------------
+
+
+def test_chain_is_one_group() -> None:
+    graph = make(lambda b, x, y: b.tanh(b.mul(b.add(x, y), 2.0)), (4, 8), (8,))
+    assert fused(graph) == [["add", "mul", "tanh"]]
+
+
+def test_single_node_stays_as_it_is() -> None:
+    graph = make(lambda b, x: b.exp(x), (4, 8))
+    assert fuse(graph) is graph
+
+
+def test_values_of_one_shape_leave_together() -> None:
+    def function(b: Builder, x: Value) -> tuple[Value, Value]:
+        y = b.exp(x)
+        return y, b.add(y, 1.0)
+
+    assert fused(make(function, (4, 8))) == [["exp", "add"]]
+
+
+def test_broadcast_is_copied_to_its_readers() -> None:
+    def function(b: Builder, x: Value, s: Value) -> tuple[Value, Value]:
+        wide = b.broadcast_to(s, (4, 8))
+        return b.exp(wide), product(b, b.add(x, wide), b.reshape_to(x, (8, 4)))
+
+    result = fuse(make(function, (4, 8), (8,)))
+    assert not any(n.op.name == "broadcast" for n in result.nodes)
+
+
+def test_costly_value_is_not_repeated_by_a_broadcast() -> None:
+    graph = make(lambda b, s, x: b.add(x, b.exp(s)), (8,), (64, 8))
+    assert fused(graph) == [["exp"], ["add"]]
+
+
+def test_transpose_at_the_end_joins_its_producer() -> None:
+    graph = make(lambda b, x: b.transpose(b.exp(x), permutation=(1, 0)), (4, 8))
+    assert fused(graph) == [["exp", "transpose"]]
+
+
+def test_value_wanted_in_two_orders_is_computed_once() -> None:
+    def function(b: Builder, x: Value) -> tuple[Value, Value]:
+        y = b.exp(x)
+        return b.add(y, 1.0), b.mul(b.transpose(y, permutation=(1, 0)), 2.0)
+
+    groups = fused(make(function, (4, 8)))
+    assert sum(group.count("exp") for group in groups) == 1 and len(groups) == 2
+
+
+def test_reshape_alone_stays_free_at_the_borders() -> None:
+    graph = make(lambda b, x: b.reshape_to(b.exp(b.neg(b.reshape_to(x, (32,)))), (2, 16)), (4, 8))
+    result = fuse(graph)
+    assert [n.op.name for n in result.nodes] == ["reshape", "fused", "reshape"]
+
+
+def test_reshape_between_pointwise_nodes_is_fused() -> None:
+    graph = make(lambda b, x: b.exp(b.reshape_to(b.neg(x), (32,))), (4, 8))
+    assert fused(graph) == [["neg", "exp"]]
+
+
+def test_pad_and_concat_join_cheap_producers() -> None:
+    def function(b: Builder, x: Value, y: Value) -> Value:
+        joined = b.concat(b.maximum(x, 0.0), b.neg(y), axis=1)
+        return b.pad(joined, b.constant(0.0, float32), low=(1, 0), high=(0, 2), interior=(0, 0))
+
+    assert fused(make(function, (4, 8), (4, 3))) == [["maximum", "neg", "concat", "pad"]]
+
+
+def test_groups_are_capped() -> None:
+    def function(b: Builder, x: Value) -> Value:
+        for _ in range(100):
+            x = b.add(x, 1.0)
+        return x
+
+    groups = fused(make(function, (4,)), FuseOptions(most_nodes=16))
+    assert max(map(len, groups)) == 16 and sum(map(len, groups)) == 100
+
+
+def test_no_cycle_through_a_contraction() -> None:
+    def function(b: Builder, x: Value) -> Value:
+        y = b.exp(x)
+        return b.add(y, b.sin(b.reduce_sum(product(b, y, y), axes=(0, 1))))
+
+    groups = fused(make(function, (4, 4)))
+    assert ["exp", "add"] not in groups
+
+
+def test_no_cycle_between_groups_that_need_each_other() -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        a, c = b.exp(x), b.neg(x)
+        first = product(b, a, w)  # a -> first -> joined with c -> second -> joined with a
+        second = product(b, b.add(b.add(c, first), first), w)
+        return b.mul(b.add(a, second), second)
+
+    fused(make(function, (4, 4), (4, 4)))  # verifies order and values
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_softmax_is_one_group(axis: int) -> None:
+    assert len(fused(make(lambda b, x: softmax(b, x, axis), (6, 5, 7)))) == 1
+
+
+def test_normalisation_with_what_comes_before_and_after_is_one_group() -> None:
+    def function(b: Builder, x: Value, y: Value, scale: Value, bias: Value) -> tuple[Value, Value]:
+        total = b.add(x, y)
+        return total, b.add(b.mul(normalise(b, total, (1,), 8.0), scale), bias)
+
+    assert len(fused(make(function, (4, 8), (4, 8), (8,), (8,)))) == 1
+
+
+def test_gradient_of_softmax_is_one_group() -> None:
+    def function(b: Builder, y: Value, dy: Value) -> Value:
+        return b.mul(b.sub(dy, b.reduce_sum(b.mul(dy, y), axes=(1,), keepdims=True)), y)
+
+    assert len(fused(make(function, (64, 80), (64, 80)))) == 1
+
+
+def test_picking_from_log_softmax_stays_in_the_row() -> None:
+    def function(b: Builder, x: Value, labels: Value) -> Value:
+        shifted = b.sub(x, b.reduce_max(x, axes=(1,), keepdims=True))
+        scores = b.sub(shifted, b.log(b.reduce_sum(b.exp(shifted), axes=(1,), keepdims=True)))
+        return b.neg(b.gather_elements(scores, b.reshape_to(labels, (6, 1)), axis=1))
+
+    assert len(fused(make(function, (6, 9), (6,), dtypes=(float32, int64)))) == 1
+
+
+def test_sums_of_one_tensor_share_a_pass() -> None:
+    def function(b: Builder, x: Value) -> tuple[Value, Value]:
+        return b.reduce_sum(x, axes=(0, 1)), b.reduce_sum(b.mul(x, x), axes=(0, 1))
+
+    assert len(fused(make(function, (40, 30, 16)))) == 1
+
+
+def test_long_columns_are_finished_before_they_are_used() -> None:
+    graph = make(lambda b, x: b.mul(x, b.reduce_sum(x, axes=(0,), keepdims=True)), (9000, 16))
+    assert fused(graph) == [["reduce_sum"], ["mul"]]
+
+
+def test_different_rows_stay_apart() -> None:
+    def function(b: Builder, x: Value) -> tuple[Value, Value]:
+        y = b.exp(x)
+        return b.reduce_sum(y, axes=(0,)), b.reduce_sum(y, axes=(1,))
+
+    assert len(fused(make(function, (40, 50)))) == 2
+
+
+def test_padding_joins_pooling() -> None:
+    def function(b: Builder, x: Value) -> Value:
+        padded = b.pad(x, b.constant(-np.inf, float32), low=(0, 1, 0), high=(0, 1, 0), interior=(0, 0, 0))
+        return b.maximum(
+            b.reduce_window(padded, combiner="maximum", window=(1, 3, 1), strides=(1, 2, 1), dilations=(1, 1, 1)), 0.0
+        )
+
+    assert fused(make(function, (2, 9, 8))) == [["pad", "reduce_window", "maximum"]]
+
+
+# -- contractions ---------------------------------------------------------------------------------
+
+
+def test_bias_residual_and_activation_are_an_epilogue() -> None:
+    def function(b: Builder, x: Value, w: Value, bias: Value, residual: Value) -> Value:
+        return b.maximum(b.add(b.add(product(b, x, w), bias), residual), 0.0)
+
+    assert fused(make(function, (4, 8), (8, 6), (6,), (4, 6))) == [["contract", "add", "add", "maximum"]]
+
+
+def test_epilogue_may_read_its_value_several_times() -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        y = product(b, x, w)
+        return b.add(b.mul(y, b.sigmoid(y)), 1.0)
+
+    assert fused(make(function, (4, 8), (8, 6))) == [["contract", "sigmoid", "mul", "add"]]
+
+
+def test_result_with_other_readers_ends_the_epilogue() -> None:
+    def function(b: Builder, x: Value, w: Value) -> tuple[Value, Value]:
+        y = b.add(product(b, x, w), 1.0)
+        return y, b.exp(y)
+
+    assert fused(make(function, (4, 8), (8, 6))) == [["contract", "add"], ["exp"]]
+
+
+def test_what_only_the_epilogue_reads_joins_it() -> None:
+    def function(b: Builder, x: Value, w: Value, y: Value) -> Value:
+        return b.where(b.greater(y, 0.0), product(b, x, w), 0.0)
+
+    assert fused(make(function, (4, 8), (8, 6), (4, 6))) == [["greater", "contract", "where"]]
+
+
+def test_two_contractions_are_two_groups() -> None:
+    def function(b: Builder, x: Value, w: Value, v: Value) -> Value:
+        return b.add(product(b, x, w), product(b, x, v))
+
+    groups = fused(make(function, (4, 8), (8, 6), (8, 6)))
+    assert sorted(groups) == [["contract"], ["contract", "add"]]
+
+
+def test_softmax_is_no_epilogue() -> None:
+    groups = fused(make(lambda b, x, w: softmax(b, product(b, x, w), 1), (6, 8), (8, 40)))
+    assert groups[0] == ["contract"] and len(groups) == 2
+
+
+# -- size -------------------------------------------------------------------------------------------
+
+
+def test_deep_chains_do_not_recurse() -> None:
+    b = Builder("deep")
+    x = value = b.input("x", tensor_type(float32, (8,)))
+    for number in range(20_000):
+        value = b.add(value, x) if number % 2 else b.neg(value)
+    b.output("y", value)
+    result = fuse(b.finish())
+    assert len(result.nodes) < 1000
+    verify_graph(result)
