@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dlc.ir.builder import Builder
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Node, Value
+from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.rewrite import Context, Replacement, Rule, rule
 
 
@@ -59,6 +60,45 @@ def transpose_of_pad(builder: Builder, node: Node, context: Context) -> Replacem
     source = builder.transpose_to(inner.inputs[0], permutation)
     changes = {name: tuple(inner.attributes[name][k] for k in permutation) for name in ("low", "high", "interior")}
     return builder.pad(source, inner.inputs[1], **changes)
+
+
+@rule(*SCALAR_OPS, "where", "cast")
+def transpose_after_elementwise(builder: Builder, node: Node, context: Context) -> Replacement:
+    """f(transpose(a), transpose(b), broadcast(c)) -> transpose(f(a, b, broadcast(c))) for equal transposes.
+
+    Transposes sink until they meet another one, a contraction or a reduction that takes them in.
+    """
+    permutation: tuple[int, ...] | None = None
+    for value in node.inputs:
+        maker = context.producer(value, "transpose", "broadcast")
+        if maker is None or (maker.op.name == "transpose" and not context.has_one_use(value)):
+            return None
+        if maker.op.name == "transpose":
+            if permutation not in (None, maker.attributes["permutation"]):
+                return None
+            permutation = maker.attributes["permutation"]
+    if permutation is None:
+        return None
+    inverse = tuple(permutation.index(k) for k in range(len(permutation)))
+    operands = []
+    for value in node.inputs:
+        maker = context.producer(value, "transpose")
+        operands.append(builder.transpose_to(value, inverse) if maker is None else maker.inputs[0])
+    return builder.transpose_to(builder.emit(node.op, operands, node.attributes)[0], permutation)
+
+
+@rule("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
+def reduce_of_transpose(builder: Builder, node: Node, context: Context) -> Replacement:
+    """reduce(transpose(x)) -> transpose(reduce(x)), which moves fewer elements or none."""
+    maker = context.producer(node.inputs[0], "transpose")
+    if maker is None or node.attributes["keepdims"] or not context.has_one_use(node.inputs[0]):
+        return None
+    permutation, axes = maker.attributes["permutation"], node.attributes["axes"]
+    reduced = tuple(sorted(permutation[a] for a in axes))
+    result = builder.emit(node.op, (maker.inputs[0],), {**node.attributes, "axes": reduced})[0]
+    kept = [d for d in range(len(permutation)) if d not in reduced]
+    order = [kept.index(d) for position, d in enumerate(permutation) if position not in axes]
+    return builder.transpose_to(result, order)
 
 
 @rule("broadcast")
@@ -243,6 +283,8 @@ MOVEMENT_RULES: tuple[Rule, ...] = (
     transpose_of_transpose,
     transpose_of_broadcast,
     transpose_of_pad,
+    transpose_after_elementwise,
+    reduce_of_transpose,
     broadcast_of_broadcast,
     slice_of_slice,
     reverse_of_reverse,

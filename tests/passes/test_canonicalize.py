@@ -110,6 +110,24 @@ MOVEMENTS = {
         X + "%1 = constant() {value=float32[]{0.0}}\n%2 = transpose(%x) {permutation=(1, 0)}\n"
         '%3 = pad(%2, %1) {low=(0, 1), high=(2, 0), interior=(0, 0)}\noutput "y" = %3',
     ),
+    "transposes sink and cancel": (
+        "input %x: float32[2, 3] data\ninput %z: float32[2] data\n%1 = transpose(%x) {permutation=(1, 0)}\n"
+        "%2 = exp(%1)\n"
+        "%3 = broadcast(%z) {shape=(3, 2), dims=(1,)}\n%4 = mul(%3, %2)\n%5 = transpose(%4) {permutation=(1, 0)}\n"
+        'output "y" = %5',
+        "input %x: float32[2, 3] data\ninput %z: float32[2] data\n%1 = exp(%x)\n"
+        '%2 = broadcast(%z) {shape=(2, 3), dims=(0,)}\n%3 = mul(%2, %1)\noutput "y" = %3',
+    ),
+    "a shared transpose stays": (
+        X + '%1 = transpose(%x) {permutation=(1, 0)}\n%2 = exp(%1)\noutput "y" = %2\noutput "z" = %1',
+        X + '%1 = transpose(%x) {permutation=(1, 0)}\n%2 = exp(%1)\noutput "y" = %2\noutput "z" = %1',
+    ),
+    "reduction of a transpose": (
+        "input %x: float32[2, 3, 4] data\n%1 = transpose(%x) {permutation=(2, 0, 1)}\n"
+        '%2 = reduce_max(%1) {axes=(1,)}\noutput "y" = %2',
+        "input %x: float32[2, 3, 4] data\n%1 = reduce_max(%x) {axes=(0,)}\n"
+        '%2 = transpose(%1) {permutation=(1, 0)}\noutput "y" = %2',
+    ),
     "broadcast of a broadcast": (
         "input %x: float32[3] data\n%1 = broadcast(%x) {shape=(2, 3), dims=(1,)}\n"
         '%2 = broadcast(%1) {shape=(2, 4, 3), dims=(0, 2)}\noutput "y" = %2',
