@@ -95,7 +95,8 @@ class Context:
 
     def producer(self, value: Value, *ops: str) -> Node | None:
         """Return the node that makes ``value`` if it is one of ``ops`` (any, if none are named)."""
-        self.sync()
+        if self._synced != len(self._builder.nodes):
+            self.sync()
         node = self._producers.get(value)
         if node is None or (ops and node.op.name not in ops):
             return None
@@ -165,15 +166,18 @@ def _sweep(
     mapping: dict[Value, Value] = {}
     for original in graph.nodes:
         node = with_inputs(original, mapping)
-        for entry in anchored.get(node.op.name, ()):
-            values = _try(entry, builder, node, context)
-            if values is not None:
-                mapping.update(zip(node.outputs, values, strict=True))
-                if hits is not None:
-                    hits[entry.name] += 1
-                break
-        else:
+        rules = anchored.get(node.op.name)
+        matched = None
+        if rules:
+            with builder.origin(*node.origins):
+                matched = _first_match(rules, builder, node, context)
+        if matched is None:
             builder.append(node)
+            continue
+        entry, values = matched
+        mapping.update(zip(node.outputs, values, strict=True))
+        if hits is not None:
+            hits[entry.name] += 1
     if not mapping:
         return graph
     outputs = tuple(mapping.get(v, v) for v in graph.outputs)
@@ -188,23 +192,26 @@ def with_inputs(node: Node, mapping: Mapping[Value, Value]) -> Node:
     return Node(node.op, inputs, node.attributes, node.outputs, node.origins)
 
 
-def _try(entry: Rule, builder: Builder, node: Node, context: Context) -> tuple[Value, ...] | None:
-    """Offer ``node`` to one rule; keep what it emitted only if it matched."""
-    context.sync()
-    context.looked_up.clear()
+def _first_match(
+    rules: Sequence[Rule], builder: Builder, node: Node, context: Context
+) -> tuple[Rule, tuple[Value, ...]] | None:
+    """Offer ``node`` to ``rules`` in order; what a rule emitted stays only if it matched."""
     position = len(builder.nodes)
-    with builder.origin(*node.origins):
+    for entry in rules:
+        context.looked_up.clear()
         result = entry.function(builder, node, context)
-    if result is None:
-        context.forget(position)
-        return None
-    values = (result,) if isinstance(result, Value) else tuple(result)
-    if tuple(v.type for v in values) != node.output_types:
-        found = ", ".join(str(v.type) for v in values)
-        raise GraphError(f"rewrite rule {entry.name!r} replaces {node!r} by values of types {found}")
-    _carry_origins(builder, node, context, position)
-    context.replaced(node, values, position)
-    return values
+        if result is None:
+            if len(builder.nodes) != position:
+                context.forget(position)
+            continue
+        values = (result,) if isinstance(result, Value) else tuple(result)
+        if tuple(v.type for v in values) != node.output_types:
+            found = ", ".join(str(v.type) for v in values)
+            raise GraphError(f"rewrite rule {entry.name!r} replaces {node!r} by values of types {found}")
+        _carry_origins(builder, node, context, position)
+        context.replaced(node, values, position)
+        return entry, values
+    return None
 
 
 def _carry_origins(builder: Builder, node: Node, context: Context, position: int) -> None:
