@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-
 from dlc.frontends.onnx.call import Call
 from dlc.frontends.onnx.ops_shape import cut
 from dlc.frontends.onnx.registry import onnx_op
