@@ -99,7 +99,9 @@ def key_next_compute(inputs: Types, outputs: Types, attributes: Attributes) -> C
     """Both words of the block at a counter that no draw uses."""
     axes = (Axis(Var("i0"), 2),)
     x, y = threefry_expr(_key_reads(), (const(0, uint32), const(_KEY_STREAM, uint32)))
-    return pointwise((2,), uint32, axes, select(apply("equal", axes[0].var, const(0)), x, y))
+    # A mask instead of a choice between the words: choices are evaluated lazily, and these share their work.
+    second = select(apply("equal", axes[0].var, const(0)), const(0, uint32), const(0xFFFFFFFF, uint32))
+    return pointwise((2,), uint32, axes, apply("bit_xor", x, apply("bit_and", apply("bit_xor", x, y), second)))
 
 
 register(
