@@ -156,9 +156,9 @@ def _update(builder: Builder, trained: Sequence[tuple[str, Value, Value]], optim
     }
     with builder.origin(Origin("optimizer", Phase.UPDATE)):
         advanced = optimizer.advance(builder, scalars)
-    for name, value in advanced.items():
-        builder.replace(f"optimizer:{name}", value)
     current = {**scalars, **advanced}
+    for name, value in current.items():  # also those that stay: what is replaced is live state that a caller may set
+        builder.replace(f"optimizer:{name}", value)
     for name, parameter, gradient in trained:
         state = {
             key: _state_input(builder, f"{name}:{key}", array)

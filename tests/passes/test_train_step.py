@@ -120,7 +120,7 @@ def test_the_signature_says_what_is_replaced():
         "unused": (Role.PARAMETER, None),
         "frozen": (Role.PARAMETER, None),
         "target": (Role.TARGET, None),
-        "optimizer:learning_rate": (Role.STATE, None),
+        "optimizer:learning_rate": (Role.STATE, "optimizer:learning_rate:next"),
         "optimizer:step": (Role.STATE, "optimizer:step:next"),
         "w:velocity": (Role.STATE, "w:velocity:next"),
         "b:velocity": (Role.STATE, "b:velocity:next"),
