@@ -13,47 +13,43 @@ from dlc.ir.cost import distinct
 from dlc.ir.expr import Apply, Expr, Load, children
 from dlc.ir.types import TensorType
 
+Pairs = list[tuple[str, str]]
+"""(written buffer, read buffer) that may be the same memory."""
 
-def pointwise_pairs(assignments: Sequence[Assignment], types: Mapping[str, TensorType]) -> dict[str, str]:
-    """Map written buffers to read ones of the same size whose memory they may take."""
+
+def pointwise_pairs(assignments: Sequence[Assignment], types: Mapping[str, TensorType]) -> Pairs:
+    """Return the pairs of a pointwise kernel."""
     index = assignments[0].index
     if any(a.index != index for a in assignments):
-        return {}
+        return []
     values = [a.value for a in assignments]
     return _pairs([a.buffer for a in assignments], index, values, types)
 
 
-def row_pairs(problem: RowProblem, types: Mapping[str, TensorType]) -> dict[str, str]:
-    """Like ``pointwise_pairs`` for writes of the last stage; later reads of a row are all at the written index."""
+def row_pairs(problem: RowProblem, types: Mapping[str, TensorType]) -> Pairs:
+    """Return the pairs for writes of the last stage; all reads of the rows must be at the written index."""
     if not problem.stages or not problem.stages[-1].writes or problem.row_writes:
-        return {}
+        return []
     if any(stage.writes for stage in problem.stages[:-1]):
-        return {}
+        return []
     writes = problem.stages[-1].writes
     if any(w.index != writes[0].index for w in writes):
-        return {}
+        return []
     return _pairs([w.buffer for w in writes], writes[0].index, problem.exprs(), types)
 
 
-def _pairs(
-    written: Sequence[str], index: Expr, exprs: Sequence[Expr], types: Mapping[str, TensorType]
-) -> dict[str, str]:
+def _pairs(written: Sequence[str], index: Expr, exprs: Sequence[Expr], types: Mapping[str, TensorType]) -> Pairs:
     always = _always_computed(exprs)
     fits: dict[str, bool] = {}
     for expr in distinct(exprs):
         if isinstance(expr, Load):
             fits[expr.buffer] = fits.get(expr.buffer, True) and expr.index == index and expr in always
-    result: dict[str, str] = {}
-    for buffer in written:
-        mine = types[buffer]
-        for read, fit in fits.items():
-            if not fit or read in result.values() or read not in types or not read.startswith("x"):
-                continue
-            theirs = types[read]
-            if theirs.size == mine.size and theirs.dtype.itemsize == mine.dtype.itemsize:
-                result[buffer] = read
-                break
-    return result
+    reads = [r for r in types if fits.get(r)]
+    return [(w, r) for w in written for r in reads if _alike(types[w], types[r])]
+
+
+def _alike(written: TensorType, read: TensorType) -> bool:
+    return written.size == read.size and written.dtype.itemsize == read.dtype.itemsize
 
 
 def _always_computed(exprs: Sequence[Expr]) -> set[Expr]:

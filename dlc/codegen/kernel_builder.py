@@ -51,15 +51,16 @@ class KernelBuilder:
         return self._add(Operand(OperandKind.TEMPORARY, len(self.temporaries) - 1), type_)
 
     def call(
-        self, name: str, body: Sequence[Stmt], note: str = "", flops: int = 0, aliases: dict[str, str] | None = None
+        self, name: str, body: Sequence[Stmt], note: str = "", flops: int = 0, pairs: Sequence[tuple[str, str]] = ()
     ) -> KernelCall:
-        """Return the call of a kernel with ``body``; ``aliases`` maps written buffers to read ones they may share."""
+        """Return the call of a kernel with ``body``; ``pairs`` of a written and a read buffer may share memory."""
         read, written = used_buffers(body)
         used = [n for n in self.operands if n in read or n in written]
+        aliases = {source: target for target, source in pairs}
         buffers = []
         for buffer in used:
             type_ = self.types[buffer]
-            alias = (aliases or {}).get(buffer)
+            alias = aliases.get(buffer)
             buffers.append(Buffer(buffer, type_.dtype, int(type_.size), writable=buffer in written, aliases=alias))
         kernel = Kernel(name, tuple(buffers), (), tuple(body), note)
         return KernelCall(kernel, tuple(self.operands[n] for n in used), flops)

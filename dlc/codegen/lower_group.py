@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from dlc.codegen.combiners import POSITIONS
 from dlc.codegen.compute_group import ComputeGroup
-from dlc.codegen.in_place import pointwise_pairs, row_pairs
+from dlc.codegen.in_place import Pairs, pointwise_pairs, row_pairs
 from dlc.codegen.kernel_builder import KernelBuilder
 from dlc.codegen.loop_nest import axis_simplifier, loads
 from dlc.codegen.row_group import row_problem
@@ -92,15 +92,15 @@ class GroupLowering:
                 position = linear_index(tuple(a.var for a in axes), compute.shape, simplify)
                 body = loads(simplify(body), self.names.__getitem__, self.group.source_type, simplify)
                 assignments.append(Assignment(self.buffer_of[value], position, body))
-            aliases = pointwise_pairs(assignments, self.builder.types) if len(by_shape) == 1 else {}
+            pairs = pointwise_pairs(assignments, self.builder.types) if len(by_shape) == 1 else []
             body = pointwise_body(axes, assignments, self.target, self.threads)
             if body:
-                calls.append(self.builder.call("pointwise", body, self.note, aliases=aliases))
-                self._pair(aliases)
+                calls.append(self.builder.call("pointwise", body, self.note, pairs=pairs))
+                self._pair(pairs)
         return calls
 
-    def _pair(self, aliases: Mapping[str, str]) -> None:
-        self.pairs += [(int(written[1:]), int(read[1:])) for written, read in aliases.items()]
+    def _pair(self, pairs: Pairs) -> None:
+        self.pairs += [(int(written[1:]), int(read[1:])) for written, read in pairs]
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -127,13 +127,13 @@ class GroupLowering:
                     self.builder.call("partial_reduction", partial, self.note),
                     self.builder.call("combine", second, self.note),
                 ]
-        aliases = row_pairs(problem, self.builder.types)
+        pairs = row_pairs(problem, self.builder.types)
         body = row_body(problem, self.target, self.threads)
         if not body:
             return []
         name = "reduction" if len(problem.stages) == 1 else "rows"
-        self._pair(aliases)
-        return [self.builder.call(name, body, self.note, aliases=aliases)]
+        self._pair(pairs)
+        return [self.builder.call(name, body, self.note, pairs=pairs)]
 
     # -- stage by stage -------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dlc.codegen.emulate import emulate
@@ -17,15 +19,21 @@ HOST = host_target()
 
 
 def run_lowered(
-    lowered: Lowered, node: Node, inputs: list[np.ndarray], native: CpuTarget | None, in_place: bool = False
+    lowered: Lowered,
+    node: Node,
+    inputs: list[np.ndarray],
+    native: CpuTarget | None,
+    in_place: Sequence[tuple[int, int]] = (),
 ) -> list[np.ndarray]:
-    """Run every call; ``native`` is the target or None for the emulator. Tasks run last first."""
+    """Run every call; ``native`` is the target or None for the emulator. Tasks run last first.
+
+    ``in_place`` lists outputs that take the memory of inputs.
+    """
     sources = [np.array(x, order="C") for x in inputs]
     results = [poison(t.shape, t.dtype.numpy) for t in node.output_types]
-    if in_place:
-        for out, inp in lowered.in_place:
-            results[out] = sources[inp].reshape(-1).view(node.output_types[out].dtype.numpy)
-            results[out] = results[out].reshape(node.output_types[out].shape)
+    for out, inp in in_place:
+        type_ = node.output_types[out]
+        results[out] = sources[inp].reshape(-1).view(type_.dtype.numpy).reshape(type_.shape)
     temporaries = [poison(t.shape, t.dtype.numpy) for t in lowered.temporaries]
     found = {OperandKind.INPUT: sources, OperandKind.OUTPUT: results, OperandKind.TEMPORARY: temporaries}
     for call in lowered.calls:
@@ -81,8 +89,13 @@ def check_node(
     wanted = expected_of(node, inputs)
     floor = max([0.0, *(float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in inputs if x.dtype.kind == "f")])
     runs = [run_lowered(lowered, node, inputs, target)]
-    if lowered.in_place:
-        runs.append(run_lowered(lowered, node, inputs, target, in_place=True))
+    for order in (lowered.in_place, lowered.in_place[::-1]):
+        pairs: dict[int, int] = {}
+        for out, inp in order:
+            if out not in pairs and inp not in pairs.values():
+                pairs[out] = inp
+        if pairs:
+            runs.append(run_lowered(lowered, node, inputs, target, tuple(pairs.items())))
     if emulated:
         runs.append(run_lowered(lowered, node, inputs, None))
     for results in runs:
