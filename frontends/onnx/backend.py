@@ -18,7 +18,7 @@ from dlc.errors import InputError
 from dlc.frontends.onnx.loading import load
 from dlc.frontends.onnx.proto import Source
 from dlc.frontends.onnx.tensors import CODES
-from dlc.ir.graph import Graph, Role
+from dlc.ir.graph import Role
 from dlc.ir.types import as_dtype
 
 Shapes = Mapping[str, Sequence[int]]
@@ -31,8 +31,8 @@ class Runnable(Protocol):
         """Return the outputs by name."""
 
 
-Compile = Callable[[Graph, str], Runnable]
-"""(graph, device as ``cpu`` or ``cuda:n``) -> executable."""
+Compile = Callable[..., Runnable]
+"""Called as ``compile(graph, device="cpu")``; devices are ``cpu`` and ``cuda:n``."""
 
 
 class PreparedModel(BackendRep):
@@ -72,7 +72,7 @@ class PreparedModel(BackendRep):
         if key not in self._ready:
             known = {name: a.shape for name, a in feeds.items()}
             graph = self._graph if static else load(self._source, shapes=known)
-            self._ready[key] = self._compile(graph, self._device)
+            self._ready[key] = self._compile(graph, device=self._device)
         return self._ready[key]
 
 

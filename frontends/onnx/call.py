@@ -228,7 +228,7 @@ class Call:
         return found
 
     def unify(self, a: Dim, b: Dim, what: str) -> Dim:
-        """Return the dimension that both are. Symbols that must be equal restart the import; TypeRuleError otherwise."""
+        """Return the dimension that both are; symbols that must be equal restart the import, else TypeRuleError."""
         if a == b:
             return a
         binding = solve(a, b, self.session.symbol_ranks)
@@ -253,7 +253,7 @@ class Call:
                     self.unify(dims[0], other, f"shapes {text} do not broadcast")
 
     def check_size(self, shape: Shape, dtype: DType, what: str) -> None:
-        """Raise ResourceLimitError if a tensor of this type is unreasonably large, InvalidModelError for negative dims."""
+        """Raise ResourceLimitError for an unreasonably large tensor, InvalidModelError for negative dimensions."""
         size = dtype.itemsize
         for dim in shape:
             if isinstance(dim, int):

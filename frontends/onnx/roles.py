@@ -39,8 +39,9 @@ _STATISTICS = (3, 4)
 def assign_roles(graph: Graph, initializers: Collection[Value]) -> Graph:
     """Return ``graph`` with its CONSTANT inputs turned into parameters and state, and small others into nodes.
 
-    ``initializers`` are those that hold the model's initializers: of these, floats of rank >= 1 that reach a weight, bias or scale become trainable parameters; running
-    statistics of batch norm become state that training replaces.
+    ``initializers`` are the inputs that hold the model's initializers. Of these, floats of rank >= 1 that reach a
+    weight, bias or scale become trainable parameters; running statistics of batch norm become state that training
+    replaces.
     """
     specs = dict(zip(graph.inputs, graph.signature.inputs, strict=True))
     candidates = {v for v in initializers if v.type.dtype.is_float and v.type.rank > 0}

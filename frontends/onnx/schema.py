@@ -155,7 +155,7 @@ def check_types(schema: Schema, dtypes: Sequence[DType | None]) -> None:
         first = bound.setdefault(slot.variable, (dtype, f"input {number} ({slot.name})"))
         if first[0] is not dtype:
             raise TypeRuleError(
-                f"input {number} ({slot.name}) is {dtype}, but {first[1]} is {first[0]}; they must have one type: cast one"
+                f"input {number} ({slot.name}) is {dtype}, but {first[1]} is {first[0]}; they must agree: cast one"
             )
 
 

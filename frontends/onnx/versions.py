@@ -67,7 +67,7 @@ def import_versions(imports: object) -> dict[str, int]:
         domain = canonical_domain(entry.domain)
         if versions.get(domain, entry.version) != entry.version:
             raise InvalidModelError(
-                f"the opset of domain {domain or 'ai.onnx'!r} is imported as version {versions[domain]} and {entry.version}"
+                f"opset {domain or 'ai.onnx'!r} is imported as version {versions[domain]} and as {entry.version}"
             )
         supported = supported_opsets.get(domain)
         if supported is not None and entry.version not in supported:
