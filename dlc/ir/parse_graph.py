@@ -24,6 +24,7 @@ from dlc.ir.opdef import find_op
 from dlc.ir.text_graph import read_elements
 from dlc.ir.types import DTYPES, TensorType
 
+MAX_NESTING = 64
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r]+|\#[^\n]*)
     |(?P<newline>\n)
@@ -44,7 +45,10 @@ def parse_graph(text: str, initials: Mapping[str, np.ndarray] | None = None) -> 
     Raises GraphError with the line of the first fault, DlcError for an unknown op, TypeRuleError for bad attributes.
     """
     reader = _Reader(text)
-    graph = _graph(reader, initials or {})
+    try:
+        graph = _graph(reader, initials or {})
+    except ValueError as error:  # of json, base64, int or float, on a token of the right form only
+        raise reader.fault(f"cannot read what is before this ({error})") from error
     if reader.kind != "end":
         raise reader.fault("expected the end of the text")
     return graph
@@ -56,6 +60,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text, self._position, self._line = text, 0, 1
         self.kind, self.token = "end", ""
+        self.depth = 0
         self.advance()
 
     def advance(self) -> str:
@@ -230,7 +235,7 @@ def _array(reader: _Reader) -> np.ndarray:
     shape = tuple(d for d in type_.shape if isinstance(d, int))
     reader.expect("{")
     if reader.accept("base64"):
-        data = base64.b64decode(json.loads(reader.take("string")))
+        data = base64.b64decode(json.loads(reader.take("string")), validate=True)
         array = np.frombuffer(data, type_.dtype.numpy.newbyteorder("<")).astype(type_.dtype.numpy)
     else:
         elements = []
@@ -246,6 +251,16 @@ def _array(reader: _Reader) -> np.ndarray:
 
 
 def _attribute(reader: _Reader) -> Any:
+    """Read a value; tuples and regions nest, up to MAX_NESTING."""
+    reader.depth += 1
+    if reader.depth > MAX_NESTING:
+        raise reader.fault(f"values nest deeper than {MAX_NESTING}")
+    value = _attribute_value(reader)
+    reader.depth -= 1
+    return value
+
+
+def _attribute_value(reader: _Reader) -> Any:
     match reader.kind:
         case "number":
             text = reader.advance()

@@ -158,6 +158,9 @@ def test_attribute_kinds_are_told_apart():
         ('graph "g" { input %x: float32[3] data %0 = reshape(%x) {shape=(2,)} }', TypeRuleError, "3"),
         ('graph "g" { input %x: float32[2] constant initial float32[2]{1.0} }', GraphError, "has 1 elements"),
         ('graph "g" { } graph', GraphError, "expected the end"),
+        ('graph "\\q" { }', GraphError, "cannot read what is before this"),
+        ('graph "g" { %0 = constant() {value=float32[1]{base64 "!"}} }', GraphError, "cannot read what is before this"),
+        ('graph "g" { %0 = constant() {value=' + "(" * 100000 + "}", GraphError, "nest deeper than 64"),
         ('graph "g" { § }', GraphError, "cannot read '§ }'"),
     ],
 )  # fmt: skip
@@ -165,6 +168,26 @@ def test_faults_name_the_line_and_the_token(text, error, reason):
     with pytest.raises(error) as caught:
         parse_graph(text)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_damaged_text_gives_typed_errors(seed):
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    text = list(print_graph(scan_graph() if seed % 2 else small(), initials=True))
+    for _ in range(int(rng.integers(1, 4))):
+        place = int(rng.integers(len(text)))
+        match rng.integers(3):
+            case 0:
+                del text[place : place + int(rng.integers(1, 9))]
+            case 1:
+                text[place] = str(rng.choice(list('"%(){}[],:=@<>01ax \n')))
+            case _:
+                text[place:place] = text[int(rng.integers(len(text))) :][:12]
+    try:
+        verify_graph(parse_graph("".join(text)))
+    except DlcError:
+        pass
 
 
 def test_equality_is_structural():
