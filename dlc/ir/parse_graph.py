@@ -152,6 +152,8 @@ def _node(reader: _Reader, values: dict[str, Value]) -> Node:
     reader.expect("=")
     op = find_op(reader.take("word"))
     inputs = _inputs(reader, values)
+    if op.arity is not None and len(inputs) != op.arity:
+        raise reader.fault(f"{op.name} takes {op.arity} operands, {len(inputs)} are before this")
     given: dict[str, Any] = {}
     if reader.accept("{"):
         while not reader.accept("}"):
