@@ -73,6 +73,7 @@ def cast(name: str, draw: Draw) -> Iterator[Sample]:
     for dtype in (int8, uint8, int32, int64):
         yield Sample(name, (odd,), {"dtype": dtype})
     yield Sample(name, (draw.normal(dtype=np.float64),), {"dtype": float32})
+    yield Sample(name, (draw.normal(3, 4, dtype=np.float64),), {"dtype": float64})
 
 
 _PLAIN = [
