@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of, merge
 from dlc.codegen.target import CpuTarget
 
+PACKED, LOCAL, DIRECT = "packed", "local", "direct"
+"""Where panels come from: packed by a kernel of its own, packed by each task into its scratch, or read in place."""
+PACKING_ROWS = 16
+"""Packing a panel costs about as much as multiplying it with so many rows."""
 FEW_TILES = 16
 """With so few row tiles per panel, fetching panels from far memory shows, and the next panel is fetched meanwhile."""
 SMALL_FLOPS = 1 << 18
@@ -53,11 +57,11 @@ class Blocking:
     ``tiles``: the rows that tiles run over, cut into tiles; ``tile_count`` counts tiles over all rows.
     ``row_chunks`` and ``column_chunks`` are tasks per group; ``block_panels`` panels stay in cache while row
     tiles pass; with ``ahead`` the next ones are fetched meanwhile. Depth level ``depth_level`` advances by
-    ``depth_block`` iterations per pass.
+    ``depth_block`` iterations per pass. ``staged``: each row tile is first copied to scratch memory.
     """
 
     tile: RegisterTile
-    packed: bool
+    panels_from: str
     flat: bool
     tiles: Split
     tile_count: int
@@ -69,11 +73,17 @@ class Blocking:
     depth_level: int
     depth_block: int
     ahead: bool
+    staged: bool
 
     @property
     def depth_blocks(self) -> int:
         """Blocks along ``depth_level``."""
         return -(-self.levels[self.depth_level].extent // self.depth_block)
+
+    @property
+    def pass_depth(self) -> int:
+        """The most depth steps of one pass."""
+        return extent_of(self.levels[self.depth_level + 1 :]) * self.depth_block
 
     @property
     def passes(self) -> int:
@@ -95,40 +105,49 @@ def register_tile(target: CpuTarget, itemsize: int, columns: int) -> RegisterTil
     return RegisterTile(rows, vectors, lanes)
 
 
-def choose_blocking(problem: Problem, target: CpuTarget, threads: int, packed: bool) -> Blocking:
+def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> Blocking:
     """Choose tile, blocks and chunks."""
     itemsize = problem.dtype.itemsize
     column = problem.columns[-1]
     tile = register_tile(target, itemsize, column.extent)
     panels = -(-column.extent // tile.width)
-    levels = merge(problem.depth, [problem.row_operand]) if packed else problem.depth
+    levels = merge(problem.depth, [problem.row_operand]) if panels_from == PACKED else problem.depth
     if not levels:
         levels = (LoopAxis(1, (0,) * (OUT + 1 + len(problem.reads))),)
     flat, tiles, tile_count = _row_tiles(problem, tile)
-    level, block = _depth_blocking(problem, levels, itemsize, target)
-    depth = extent_of(levels[level + 1 :]) * block
-    panel_bytes = depth * tile.width * itemsize
-    block_panels = max(1, target.l2_bytes // 2 // max(1, panel_bytes))
     groups = problem.batch_count * extent_of(problem.columns[:-1])
-    row_chunks, column_chunks = _chunks(problem, groups, tile_count, panels, threads)
-    ahead = packed and 1 < -(-tile_count // row_chunks) <= FEW_TILES
-    if ahead:
-        block_panels = 1
+    row_chunks, column_chunks = _chunks(problem, groups, tile_count, panels, threads, panels_from)
+    chunk_panels = -(-panels // column_chunks)
+    staged = _stages(problem, flat, chunk_panels, itemsize)
+    level, block = _depth_blocking(problem, levels, staged, panels_from, target)
+    depth = extent_of(levels[level + 1 :]) * block
+    block_panels = max(1, target.l2_bytes // 2 // max(1, depth * tile.width * itemsize))
+    ahead = panels_from == PACKED and 1 < -(-tile_count // row_chunks) <= FEW_TILES
     return Blocking(
         tile=tile,
-        packed=packed,
+        panels_from=panels_from,
         flat=flat,
         tiles=tiles,
         tile_count=tile_count,
         panels=panels,
         row_chunks=row_chunks,
         column_chunks=column_chunks,
-        block_panels=min(block_panels, -(-panels // column_chunks)),
+        block_panels=1 if ahead else min(block_panels, chunk_panels),
         levels=levels,
         depth_level=level,
         depth_block=block,
         ahead=ahead,
+        staged=staged,
     )
+
+
+def _stages(problem: Problem, flat: bool, panels: int, itemsize: int) -> bool:
+    """Whether to copy row tiles: they are contiguous at each depth step, which lie far apart, and used often."""
+    row = problem.row_operand
+    if flat or problem.spread or not problem.rows or problem.rows[-1].strides[row] != 1 or not problem.depth:
+        return False
+    apart = problem.depth[-1].strides[row] * itemsize
+    return (panels >= 2 and apart >= 1024) or (panels >= 4 and apart >= 512)
 
 
 def _row_tiles(problem: Problem, tile: RegisterTile) -> tuple[bool, Split, int]:
@@ -144,14 +163,20 @@ def _row_tiles(problem: Problem, tile: RegisterTile) -> tuple[bool, Split, int]:
 
 
 def _depth_blocking(
-    problem: Problem, levels: tuple[LoopAxis, ...], itemsize: int, target: CpuTarget
+    problem: Problem, levels: tuple[LoopAxis, ...], staged: bool, panels_from: str, target: CpuTarget
 ) -> tuple[int, int]:
     """Choose the level and step at which the depth is cut so that the operands' blocks fit the caches."""
     depth = extent_of(levels)
     width = min(problem.column_count, 256) + min(problem.row_count, 256)
-    fitting = max(256, target.l2_bytes // (width * itemsize))
+    fitting = max(256, target.l2_bytes // (width * problem.dtype.itemsize))
+    longest = 2 * max(1024, fitting)
+    if staged:
+        fitting = longest = 256
+    elif panels_from == LOCAL:
+        fitting = min(fitting, 1024)
+    # Partial sums are kept in the output.
     can_block = problem.out_dtype is problem.dtype and problem.row_count > 32
-    if depth <= max(1024, fitting) * 2 or not can_block:
+    if depth <= longest or not can_block:
         return 0, levels[0].extent
     inner = depth
     for number, level in enumerate(levels):
@@ -162,7 +187,7 @@ def _depth_blocking(
     return len(levels) - 1, levels[-1].extent
 
 
-def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int) -> tuple[int, int]:
+def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int, panels_from: str) -> tuple[int, int]:
     """Cut each group into row chunks x column chunks so that threads get equal work and read little twice."""
     if threads == 1 or problem.flops < SMALL_FLOPS:
         return 1, 1
@@ -179,7 +204,8 @@ def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int
             work = rounds * largest * threads / (groups * tiles * panels)
             traffic = (row_bytes * column_parts + panel_bytes * row_parts) / (row_bytes + panel_bytes)
             fairness = 0.02 * threads / tasks
-            cost = work + 0.01 * traffic + fairness
+            packing = PACKING_ROWS * row_parts / problem.row_count if panels_from == LOCAL else 0.0
+            cost = work + 0.01 * traffic + fairness + packing
             if best is None or cost < best[0]:
                 best = (cost, row_parts, column_parts)
     assert best is not None

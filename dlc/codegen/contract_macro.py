@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, extent_of, merge
-from dlc.codegen.contract_blocking import Blocking
+from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, Blocking
 from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
+from dlc.codegen.contract_pack import call_panel_kernel, packed_panels
 from dlc.codegen.microkernel import (
     LANES_NONE,
     LANES_STRIDE,
@@ -23,9 +24,10 @@ from dlc.codegen.microkernel import (
     Place,
     ReadForm,
     call_micro_kernel,
+    stage_kernel,
 )
 from dlc.ir.expr import Expr, Var, apply, cast, const
-from dlc.ir.kernel import Buffer, For, If, Kernel, Let, LoopKind, Stmt, Window
+from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Window
 
 PREFETCH_STEPS = 16
 """Depth steps by which a packed panel is asked for: about the latency of the second-level cache and more."""
@@ -104,11 +106,20 @@ class MacroKernel:
             tile_count = const(tiles)
         tile_loop = For(Var("tt"), tile_count, LoopKind.SERIAL, tuple(self._tile(total(first_tile, Var("tt")))))
         blocks = -(-panels // blocking.block_panels)
-        column_body: list[Stmt] = [*lets, tile_loop]
+        work: list[Stmt] = [tile_loop]
+        if blocking.panels_from == LOCAL:
+            work = [*self._pack_block(), tile_loop]
+        column_body: list[Stmt] = [*lets, *work]
         if blocking.column_chunks > 1 and blocking.panels % panels:
             # The last chunk may have fewer blocks than the others.
-            column_body = [lets[0], If(apply("less", Var("panel0"), panel_end), (lets[1], tile_loop))]
+            column_body = [lets[0], If(apply("less", Var("panel0"), panel_end), (lets[1], *work))]
         statements: list[Stmt] = [For(Var("nb"), const(blocks), LoopKind.SERIAL, tuple(column_body))]
+        if blocking.staged:
+            size = blocking.tile.lanes * blocking.pass_depth
+            statements.insert(0, Alloc(Buffer("staged", self.problem.dtype, size, Space.LOCAL)))
+        if blocking.panels_from == LOCAL:
+            size = blocking.block_panels * blocking.pass_depth * blocking.tile.width
+            statements.insert(0, Alloc(Buffer("packed", self.problem.dtype, size, Space.LOCAL)))
         if blocking.passes > 1:
             statements = [For(Var("pass"), const(blocking.passes), LoopKind.SERIAL, tuple(statements))]
         return statements
@@ -135,6 +146,8 @@ class MacroKernel:
         """Calls of the micro-kernel of ``rows`` rows: whole panels, then the ragged last one."""
         statements: list[Stmt] = []
         maps = {tensor: self._row_map(tensor, rows, statements) for tensor in self.tensors}
+        if self.blocking.staged:
+            statements.append(self._stage(rows, maps[self.problem.row_operand]))
         width = self.blocking.tile.width
         full, tail = divmod(self.column.extent, width)
         end: Expr = Var("panel1")
@@ -151,6 +164,13 @@ class MacroKernel:
             has_tail = apply("greater", Var("panel1"), const(full))
             statements.append(If(has_tail, (call,)) if self.blocking.panels > 1 else call)
         return statements
+
+    def _stage(self, rows: int, row_map: RowMap) -> Stmt:
+        """Copy the tile's rows, contiguous at each depth step, to scratch memory, steps next to each other."""
+        levels, row_depth, _ = self._depth()
+        kernel = stage_kernel(self.problem.dtype, rows, self.blocking.tile.lanes, len(levels))
+        scalars = tuple(value for level in levels for value in (level.extent, level.row_stride))
+        return Call(kernel, (Window("rows", total(row_map.base, row_depth)), Window("staged", ZERO)), scalars)
 
     # -- addresses -------------------------------------------------------------------------------
 
@@ -198,7 +218,7 @@ class MacroKernel:
         inner += [Level(const(a.extent), const(a.strides[row]), const(a.strides[panel])) for a in levels[cut + 1 :]]
         position = [*indices, start]
         row_offset = offset(position, levels[: cut + 1], row)
-        if not blocking.packed:
+        if blocking.panels_from != PACKED:
             return tuple(inner), row_offset, offset(position, levels[: cut + 1], panel)
         flat: Expr = ZERO
         for index, level in zip(position, levels[: cut + 1], strict=True):
@@ -213,22 +233,56 @@ class MacroKernel:
             return ()
         tiles = -(-blocking.tile_count // blocking.row_chunks)
         step = -(-blocking.tile.width // tiles)
-        depth = extent_of(blocking.levels[blocking.depth_level + 1 :]) * blocking.depth_block
+        depth = self.blocking.pass_depth
         first = blocking.block_panels * self.depth * blocking.tile.width
         return total(const(first), scaled(Var("tt"), depth * step)), const(step)
 
-    def _panel_offset(self, panel: Expr) -> Expr:
-        if self.blocking.packed:
-            size = self.depth * self.blocking.tile.width
-            return total(scaled(Var("group"), self.blocking.panels * size), scaled(panel, size))
+    def _staged_levels(self, levels: tuple[Level, ...]) -> tuple[Level, ...]:
+        """Give the depth loops the strides of staged rows."""
+        staged: list[Level] = []
+        step: Expr = const(self.blocking.tile.lanes)
+        for level in reversed(levels):
+            staged.append(Level(level.extent, step, level.panel_stride))
+            step = apply("mul", level.extent, step)
+        return tuple(reversed(staged))
+
+    def _source_offset(self, panel: Expr) -> Expr:
+        """Where a panel begins in the panel operand itself."""
         tensor = self.problem.panel_operand
         group = offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
         return total(group, scaled(panel, self.blocking.tile.width * self.column.strides[tensor]))
 
+    def _panel_window(self, panel: Expr) -> Window:
+        blocking = self.blocking
+        _, _, panel_depth = self._depth()
+        if blocking.panels_from == DIRECT:
+            return Window("panel", total(self._source_offset(panel), panel_depth))
+        if blocking.panels_from == LOCAL:
+            index = panel if blocking.block_panels == blocking.panels else apply("sub", panel, Var("panel0"))
+            return Window("packed", scaled(index, blocking.pass_depth * blocking.tile.width))
+        size = self.depth * blocking.tile.width
+        return Window("panel", total(scaled(Var("group"), blocking.panels * size), scaled(panel, size), panel_depth))
+
+    def _pack_block(self) -> list[Stmt]:
+        """Pack the panels of a block into scratch memory."""
+        blocking = self.blocking
+        packed = packed_panels(self.problem, blocking.tile.width, blocking.tile.lanes)
+        levels, _, panel_depth = self._depth()
+        full, tail = divmod(self.column.extent, blocking.tile.width)
+        panel = total(Var("panel0"), Var("p"))
+        source = Window("panel", total(self._source_offset(panel), panel_depth))
+        windows = (source, Window("packed", scaled(Var("p"), blocking.pass_depth * blocking.tile.width)))
+        runs = [(level.extent, level.panel_stride) for level in levels]
+        body: tuple[Stmt, ...] = (call_panel_kernel(packed, windows, runs, blocking.tile.width),)
+        if tail:
+            ragged = (call_panel_kernel(packed, windows, runs, tail),)
+            body = (If(apply("less", panel, const(full)), body, ragged),) if full else ragged
+        return [For(Var("p"), apply("sub", Var("panel1"), Var("panel0")), LoopKind.SERIAL, body)]
+
     def _call(self, rows: int, vectors: int, ragged: int, panel: Expr, maps: dict[int, RowMap]) -> Stmt:
         problem, blocking = self.problem, self.blocking
         tile = blocking.tile
-        levels, row_depth, panel_depth = self._depth()
+        levels, row_depth, _ = self._depth()
         forms, places = [], []
         first = scaled(panel, tile.width)
         for number, read in enumerate(problem.reads):
@@ -240,13 +294,19 @@ class MacroKernel:
             base = total(where.base, scaled(first, stride), const(read.offset))
             places.append(Place(Window(f"e{number}", base), where.values(rows), const(stride)))
         row_map = maps[problem.row_operand]
+        offsets = row_map.offsets(rows)
+        row_base = total(row_map.base, row_depth, scaled(first, self.column.strides[problem.row_operand]))
+        row_window = Window("rows", row_base)
+        if blocking.staged:
+            row_window = Window("staged", ZERO)
+            levels = self._staged_levels(levels)
         spec = MicroSpec(
             dtype=problem.dtype,
             lanes=tile.lanes,
             rows=rows,
             vectors=vectors,
             levels=len(levels),
-            panel_width=tile.width if blocking.packed else 0,
+            panel_width=0 if blocking.panels_from == DIRECT else tile.width,
             out_rows=maps[OUT].mode,
             out_dtype=problem.out_dtype,
             body=problem.body,
@@ -254,7 +314,7 @@ class MacroKernel:
             spread=problem.spread,
             masked=ragged > 0,
             blocked=blocking.passes > 1,
-            prefetch=PREFETCH_STEPS if blocking.packed else 0,
+            prefetch=0 if problem.spread else PREFETCH_STEPS,
             ahead=blocking.ahead,
         )
         out = Place(Window("out", total(maps[OUT].base, first)), maps[OUT].values(rows))
@@ -264,9 +324,9 @@ class MacroKernel:
         )
         return call_micro_kernel(
             spec,
-            Window("rows", total(row_map.base, row_depth, scaled(first, self.column.strides[problem.row_operand]))),
-            row_map.offsets(rows),
-            Window("panel", total(self._panel_offset(panel), panel_depth)),
+            row_window,
+            offsets,
+            self._panel_window(panel),
             out,
             levels,
             tuple(places),

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from dlc.codegen.contract_analysis import OUT, Problem, analyze
-from dlc.codegen.contract_blocking import choose_blocking, register_tile
+from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, choose_blocking, register_tile
 from dlc.codegen.contract_dot import dot_kernel, fits_dot, sides
 from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel
 from dlc.codegen.contract_macro import macro_kernel
@@ -18,6 +18,7 @@ from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
 from dlc.ir.types import TensorType, float32, float64
 
 FEW_VECTORS = 3
+MOST_LOCAL_DEPTH = 4096
 OUTPUT = Operand(OperandKind.OUTPUT, 0)
 
 
@@ -65,14 +66,14 @@ def _label(spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs:
 def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int], label: str) -> Lowered:
     """Outer products over packed or directly read panels."""
     tile = register_tile(target, problem.dtype.itemsize, problem.columns[-1].extent)
-    packed = _wants_packing(problem, tile.rows, constants)
-    blocking = choose_blocking(problem, target, threads, packed)
+    panels_from = _panels_from(problem, tile.rows, constants)
+    blocking = choose_blocking(problem, target, threads, panels_from)
     row, panel = _input(problem.row_operand), _input(problem.panel_operand)
     reads = tuple(_input(2 + read.input) for read in problem.reads)
     calls: list[KernelCall] = []
     temporaries: tuple[TensorType, ...] = ()
     size = problem.sizes[problem.panel_operand]
-    if packed:
+    if panels_from == PACKED:
         panels = packed_panels(problem, tile.width, tile.lanes)
         size = panels.size
         temporaries = (TensorType(problem.dtype, (size,)),)
@@ -103,13 +104,16 @@ def _dots(problem: Problem, target: CpuTarget, threads: int, label: str) -> Lowe
     return Lowered((KernelCall(kernel, (_input(many), _input(few), OUTPUT, *reads), problem.flops),))
 
 
-def _wants_packing(problem: Problem, tile_rows: int, constants: frozenset[int]) -> bool:
-    """Pack constants and what is not contiguous along columns; else where enough rows use each panel."""
+def _panels_from(problem: Problem, tile_rows: int, constants: frozenset[int]) -> str:
+    """Pack constants ahead, and others where that is needed for vectors or enough rows use each panel."""
     if problem.spread:
-        return False
-    if problem.panel_operand in constants or problem.columns[-1].strides[problem.panel_operand] != 1:
-        return True
-    return problem.row_count >= 8 * tile_rows and problem.depth_count <= 4096
+        return DIRECT
+    if problem.panel_operand in constants:
+        return PACKED
+    if problem.columns[-1].strides[problem.panel_operand] != 1 or problem.row_count >= 4 * tile_rows:
+        can_block = problem.out_dtype is problem.dtype and problem.row_count > 32
+        return LOCAL if can_block or problem.depth_count <= MOST_LOCAL_DEPTH else PACKED
+    return DIRECT
 
 
 def _two_steps(

@@ -284,7 +284,9 @@ def _step(spec: MicroSpec) -> list[Stmt]:
         statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (load,), active))
     if spec.prefetch:
         for vector in range(spec.vectors):
-            later = apply("add", base, const(spec.prefetch * spec.panel_width + vector * spec.lanes))
+            step: Expr = const(spec.panel_width) if spec.panel_width else Var(f"db{deepest}")
+            later = apply("add", base, apply("mul", step, const(spec.prefetch)))
+            later = apply("add", later, const(vector * spec.lanes))
             statements.append(Prefetch("panel", later))
     if spec.ahead:
         later = apply("add", Var("ahead"), apply("mul", panel_depth, Var("ahead_step")))
@@ -315,3 +317,29 @@ def _value(spec: MicroSpec, row: int, vector: int) -> Expr:
             index = apply("add", index, apply("mul", _column(spec, vector), Var(f"e{number}_lane")))
         mapping[Var(f"read{number}", form.dtype)] = Load(f"e{number}", index, form.dtype)
     return cast(substitute(spec.body, mapping), spec.out_dtype)
+
+
+@lru_cache(maxsize=256)
+def stage_kernel(dtype: DType, rows: int, width: int, levels: int) -> Kernel:
+    """Return the kernel (source, target) that gathers a row tile: ``rows`` contiguous elements per depth step.
+
+    Scalars: extent and stride of each depth level in the source; the target has ``width`` elements per step.
+    """
+    at, target = Var(f"at{levels}"), Var(f"step{levels}")
+    store = Store(
+        "target",
+        apply("add", apply("mul", target, const(width)), Var("lane")),
+        Load("source", apply("add", at, Var("lane")), dtype),
+    )
+    active = apply("less", Var("lane"), const(rows)) if rows < width else None
+    body: list[Stmt] = [For(Var("lane"), const(width), LoopKind.VECTOR, (store,), active)]
+    for level in reversed(range(levels)):
+        k = Var(f"k{level}")
+        step = apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)
+        source = apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))
+        lets = [Let(Var(f"at{level + 1}"), source), Let(Var(f"step{level + 1}"), step)]
+        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
+    body = [Let(Var("at0"), const(0)), Let(Var("step0"), const(0)), *body]
+    scalars = tuple(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}"))
+    buffers = (Buffer("source", dtype, None), Buffer("target", dtype, None, writable=True))
+    return Kernel(f"stage_{dtype}_{rows}_d{levels}", buffers, scalars, tuple(body))
