@@ -6,6 +6,7 @@ CC BY 4.0 (see DIGITS_LICENSE.txt).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def digits(seed: int = 0, test_fraction: float = 0.2) -> tuple[Split, Split]:
         images = archive["images"].astype(np.float32)[:, None] / np.float32(16.0)
         labels = archive["labels"].astype(np.int64)
     generator = np.random.Generator(np.random.PCG64(seed))
-    total = round(len(labels) * test_fraction)
+    total = math.ceil(len(labels) * test_fraction)
     members = [generator.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
     # Shares of each class, rounded so that they add up to the total: the largest remainders get one more.
     exact = np.array([len(m) for m in members]) * total / len(labels)
