@@ -50,7 +50,7 @@ class Array:
         held = float32.numpy if self.dtype is float16 or self.dtype is bfloat16 else self.dtype.numpy
         if isinstance(value, np.generic) and value.dtype != held:
             raise VerificationError(f"a {value.dtype} is stored into {self.name}, which holds {self.dtype}")
-        self.data[self._at(index)] = value
+        self.data[self._at(index)] = _typed(value)
 
 
 class _Type:
@@ -68,10 +68,10 @@ def _in_register(value: Any) -> Any:
 
 
 def _typed(value: Any) -> Any:
-    """Give Python's ints and bools, which stand for indices and conditions, their dtypes."""
+    """Give Python's ints (they wrap to 64 bits) and bools, which stand for indices and conditions, their dtypes."""
     if isinstance(value, (bool, np.bool_)):
         return np.bool_(value)
-    return np.int64(value) if isinstance(value, int) else value
+    return np.int64((value + 2**63) % 2**64 - 2**63) if isinstance(value, int) else value
 
 
 def _lift(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,23 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from dlc.codegen import llvm_values
+from dlc.codegen import llvm_index
 from dlc.codegen.llvm_cast import convert
 from dlc.codegen.llvm_math import MATH
 from dlc.codegen.llvm_memory import inside, load, load_lanes
 from dlc.codegen.llvm_scalar import BASIC, call
 from dlc.codegen.llvm_state import FunctionState
 from dlc.codegen.llvm_types import literal, register_type
-from dlc.codegen.llvm_values import Value, first_lane, integer, last_lane, materialize
+from dlc.codegen.llvm_values import (
+    Value,
+    first_lane,
+    fits_narrow,
+    integer,
+    last_lane,
+    materialize,
+    materialize_narrow,
+    uniform_index,
+)
 from dlc.errors import CompileError
 from dlc.ir.expr import Apply, Const, Expr, Horizontal, Load, Var, children, walk
 from dlc.ir.types import DType, bool_, int32, int64
 
 _FUNCTIONS = BASIC | MATH
 _ON_INT64: dict[str, Callable[[FunctionState, Value, Value], Value]] = {
-    "add": llvm_values.add,
-    "sub": llvm_values.sub,
-    "mul": llvm_values.mul,
+    "add": llvm_index.add,
+    "sub": llvm_index.sub,
+    "mul": llvm_index.mul,
 }
 _COMPARISONS = frozenset({"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"})
 
@@ -126,49 +135,51 @@ def _apply_index(s: FunctionState, expr: Apply, args: list[Value]) -> Value | No
     """Emit arithmetic on indices where it keeps more than the plain instruction would."""
     op = expr.op
     if op == "neg":
-        return llvm_values.scale(s, args[0], -1)
+        return llvm_index.scale(s, args[0], -1)
     if op in _COMPARISONS:
-        return llvm_values.compare(s, op, args[0], args[1], bool_)
+        return llvm_index.compare(s, op, args[0], args[1], bool_)
     if op in ("floor_div", "floor_mod") and args[1].constant is not None and args[1].constant > 0:
-        function = llvm_values.floor_div if op == "floor_div" else llvm_values.floor_mod
+        function = llvm_index.floor_div if op == "floor_div" else llvm_index.floor_mod
         return function(s, args[0], args[1].constant)
     if op in ("div", "trunc_mod") and args[1].constant is not None and args[1].constant > 0:
         low = first_lane(args[0], s.lanes)
         if low is not None and low >= 0:  # rounding towards zero and down are the same
-            function = llvm_values.floor_div if op == "div" else llvm_values.floor_mod
+            function = llvm_index.floor_div if op == "div" else llvm_index.floor_mod
             return function(s, args[0], args[1].constant)
-    if op in ("maximum", "minimum") and not any(arg.varies for arg in args):
+    if op in ("maximum", "minimum"):
         return _index_extreme(s, op, args[0], args[1])
     return None
 
 
-def _index_extreme(s: FunctionState, op: str, a: Value, b: Value) -> Value:
-    known = llvm_values.compare(s, "less_equal" if op == "minimum" else "greater_equal", a, b, bool_).text
-    if known in ("true", "false"):
-        return a if known == "true" else b
-    text = call(s, "smin" if op == "minimum" else "smax", "i64", a.text, b.text)
-    pick = min if op == "minimum" else max
-    low = high = None
+def _index_extreme(s: FunctionState, op: str, a: Value, b: Value) -> Value | None:
+    lanes = s.lanes if a.varies or b.varies else 0
+    if not lanes:
+        known = llvm_index.compare(s, "less_equal" if op == "minimum" else "greater_equal", a, b, bool_).text
+        if known in ("true", "false"):
+            return a if known == "true" else b
+    lows, highs = [first_lane(v, lanes) for v in (a, b)], [last_lane(v, lanes) for v in (a, b)]
     if op == "maximum":
-        bounds = [x for x in (a.low, b.low) if x is not None]
-        low = max(bounds) if bounds else None
-        high = None if a.high is None or b.high is None else pick(a.high, b.high)
+        low = max((x for x in lows if x is not None), default=None)
+        high = None if None in highs else max(highs)  # type: ignore[type-var]
     else:
-        bounds = [x for x in (a.high, b.high) if x is not None]
-        high = min(bounds) if bounds else None
-        low = None if a.low is None or b.low is None else pick(a.low, b.low)
-    return llvm_values.uniform_index(text, low, high)
+        high = min((x for x in highs if x is not None), default=None)
+        low = None if None in lows else min(lows)  # type: ignore[type-var]
+    name = "smin" if op == "minimum" else "smax"
+    if not lanes:
+        return uniform_index(call(s, name, "i64", a.text, b.text), low, high)
+    narrow = fits_narrow(a, lanes) and fits_narrow(b, lanes)
+    hold = materialize_narrow if narrow else materialize
+    kind = f"<{lanes} x {'i32' if narrow else 'i64'}>"
+    text = call(s, name, kind, hold(s, a, lanes), hold(s, b, lanes))
+    return Value(text, int64, lanes, 0, low, high, 1, True, narrow)
 
 
 def _cast(s: FunctionState, value: Value, dtype: DType, lanes: int) -> Value:
-    if value.index and value.step and dtype is not bool_:
-        low, high = first_lane(value, lanes), last_lane(value, lanes)
-        if low is not None and high is not None and -(2**31) <= low and high < 2**31:  # 32-bit lanes are cheaper
-            base = value.text if value.text[0] != "%" else s.op(f"trunc nsw i64 {value.text} to i32")
-            text = materialize(s, Value(base, int32, 0, value.step), lanes)
-            return Value(convert(s, text, int32, dtype, lanes), dtype, lanes)
     if value.dtype is dtype:
         return value
+    if value.varies and dtype is not bool_ and fits_narrow(value, lanes):  # 32-bit lanes convert faster
+        text = materialize_narrow(s, value, lanes)
+        return Value(convert(s, text, int32, dtype, lanes), dtype, lanes)
     text = materialize(s, value, lanes)
     return Value(convert(s, text, value.dtype, dtype, lanes), dtype, lanes)
 
@@ -202,14 +213,14 @@ def _select(s: FunctionState, expr: Apply) -> Value:
 
 def _choose(s: FunctionState, condition: Value, values: list[Value], dtype: DType) -> Value:
     lanes = s.lanes if condition.varies or any(value.varies for value in values) else 0
-    kind = register_type(dtype, lanes)
     flags = f"<{lanes} x i1>" if condition.varies else "i1"
-    a, b = (materialize(s, value, lanes) for value in values)
-    text = s.op(f"select {flags} {condition.text}, {kind} {a}, {kind} {b}")
-    result = Value(text, dtype, lanes)
-    result.index = all(value.index for value in values)
-    if not lanes and result.index:
-        lows, highs = [v.low for v in values], [v.high for v in values]
+    narrow = bool(lanes) and dtype is int64 and all(fits_narrow(value, lanes) for value in values)
+    kind = f"<{lanes} x i32>" if narrow else register_type(dtype, lanes)
+    a, b = (materialize_narrow(s, v, lanes) if narrow else materialize(s, v, lanes) for v in values)
+    result = Value(s.op(f"select {flags} {condition.text}, {kind} {a}, {kind} {b}"), dtype, lanes)
+    result.index, result.narrow = all(value.index for value in values), narrow
+    if result.index:
+        lows, highs = [first_lane(v, lanes) for v in values], [last_lane(v, lanes) for v in values]
         result.low = None if None in lows else min(lows)  # type: ignore[type-var]
         result.high = None if None in highs else max(highs)  # type: ignore[type-var]
     return result

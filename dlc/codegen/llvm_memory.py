@@ -16,7 +16,7 @@ from dlc.ir.types import DType, bool_
 
 def inside(memory: Memory, index: Value, lanes: int) -> bool:
     """Return whether every lane of ``index`` is provably an element of ``memory``."""
-    if memory.size is None or index.lanes:
+    if memory.size is None:
         return False
     low, high = first_lane(index, lanes), last_lane(index, lanes)
     return low is not None and high is not None and low >= 0 and high < memory.size
@@ -35,8 +35,11 @@ def _addresses(s: FunctionState, memory: Memory, index: Value, lanes: int) -> st
     element = memory_type(memory.dtype)
     if index.step:
         base = address(s, memory, index, inbounds=False)
-        return s.op(f"getelementptr {element}, ptr {base}, <{lanes} x i64> {iota(lanes, index.step, 'i64')}")
-    return s.op(f"getelementptr {element}, ptr {memory.pointer}, <{lanes} x i64> {materialize(s, index, lanes)}")
+        kind = "i32" if abs(index.step) * lanes < 2**31 else "i64"
+        return s.op(f"getelementptr {element}, ptr {base}, <{lanes} x {kind}> {iota(lanes, index.step, kind)}")
+    kind = "i32" if index.narrow else "i64"
+    text = index.text if index.narrow else materialize(s, index, lanes)
+    return s.op(f"getelementptr {element}, ptr {memory.pointer}, <{lanes} x {kind}> {text}")
 
 
 def decode(s: FunctionState, text: str, dtype: DType, lanes: int) -> str:
