@@ -25,6 +25,7 @@ _LAZY = {
     "supported_opsets": "dlc.facade",
 }
 _MODULES = {
+    "callbacks": "dlc.training.callbacks",
     "config": "dlc.config",
     "errors": "dlc.errors",
     "losses": "dlc.frontends.graph.losses",

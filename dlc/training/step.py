@@ -261,7 +261,7 @@ class TrainingStep:
         Returns the file's path. Any safetensors reader opens it.
         """
         position = self.position.at(self.steps) if self.position is not None else None
-        scalars = {
+        scalars: dict[str, checkpoint.Scalar] = {
             "dlc.training": _FORMAT,
             "graph": self.graph.name,
             "steps": self._count,

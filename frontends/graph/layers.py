@@ -136,6 +136,8 @@ class Embedding(Module):
     The row ``padding_idx`` starts as zeros.
     """
 
+    weight: Any
+
     def __init__(
         self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: Any = None
     ) -> None:

@@ -25,7 +25,7 @@ def example_inputs(graph: Any, seed: int = 0) -> dict[str, np.ndarray]:
         shape = tuple(_extent(d) for d in value.type.shape)
         dtype = value.type.dtype
         if dtype.is_float or dtype.kind == "complex":
-            array = generator.standard_normal(shape)
+            array: np.ndarray = generator.standard_normal(shape)
         elif dtype.kind == "bool":
             array = generator.random(shape) < 0.5
         else:
