@@ -38,14 +38,15 @@ _ERFC = (
 
 def exp_scaled(f: Formula, x: Number, shift: int = 0) -> Number:
     """exp(x) * 2^shift, rounded to zero, subnormals and infinity as the exact value would be."""
-    x = f.above(f.below(x, 89.0 + 0.7 * max(0, -shift)), -104.0)
+    vanishes = x < -104.0  # masked scores: scaling down to zero would cost a microcode assist per vector
+    x = vanishes.pick(0.0, f.below(x, 89.0 + 0.7 * max(0, -shift)))
     n, integer = f.nearest(x * _LOG2E)
     r = f.fma(n, -_LN2_HIGH, x)
     r = f.fma(n, -_LN2_LOW, r)
     p = f.fma(f.polynomial(r, _EXP), r * r, r) + 1.0
     if shift:
         n, integer = n + float(shift), integer + shift
-    return f.scale(p, n, integer)
+    return vanishes.pick(0.0, f.scale(p, n, integer))
 
 
 def exp(f: Formula, x: Number) -> Number:
