@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
+from dlc.codegen.amx_macro import amx_kernel
 from dlc.codegen.contract_analysis import OUT, Problem, analyze
 from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, choose_blocking, register_tile
 from dlc.codegen.contract_dot import dot_kernel, fits_dot, sides
@@ -79,7 +81,11 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
         temporaries = (TensorType(problem.dtype, (size,)),)
         source, panel = panel, Operand(OperandKind.TEMPORARY, 0)
         calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
-    kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
+    if amx_pays(problem, target, threads, panels_from):
+        found = choose_amx_blocking(problem, target, threads, panels_from)
+        kernel = amx_kernel(problem, found, f"contract_{label}", size)
+    else:
+        kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
     calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
     return Lowered(tuple(calls), temporaries)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dlc.codegen.emulate_tiles import TILE_FUNCTIONS
 from dlc.errors import VerificationError
 from dlc.ir.kernel import Kernel
 from dlc.ir.scalar import SCALAR_OPS, cast_array
@@ -156,6 +157,7 @@ _NAMESPACE: dict[str, Any] = (
     | {"vector": _vector, "prefetch": _nothing, "barrier": _nothing}
     | {kind: range for kind in ("parallel", "unroll", "grid", "block")}
     | {"inf": float("inf"), "nan": float("nan")}
+    | TILE_FUNCTIONS
 )
 
 

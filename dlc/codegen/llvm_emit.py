@@ -14,6 +14,7 @@ from dlc.codegen.llvm_expr import evaluate, evaluate_deep
 from dlc.codegen.llvm_memory import address, conflicts, load, prefetch, store
 from dlc.codegen.llvm_scalar import BASIC, call
 from dlc.codegen.llvm_state import FunctionState, Memory, ModuleState
+from dlc.codegen.llvm_tiles import TILE_STATEMENTS
 from dlc.codegen.llvm_types import memory_type, register_type
 from dlc.codegen.llvm_values import Value, integer, materialize, uniform_index
 from dlc.codegen.target import CpuTarget
@@ -414,4 +415,5 @@ _EMIT: dict[type, Callable[..., None]] = {
     Call: _call,
     Prefetch: _prefetch,
     Barrier: _barrier,
+    **TILE_STATEMENTS,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from dlc.codegen.amx_permission import tiles_permitted
 from dlc.codegen.target import CpuTarget
 from dlc.errors import ConfigError
 
@@ -72,8 +73,14 @@ def host_target(restriction: str = "") -> CpuTarget:
 
 @lru_cache(maxsize=1)
 def _host_features() -> frozenset[str]:
-    """LLVM checks the operating system's support (XCR0) before it reports AVX, AVX-512 and AMX."""
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present and name not in _NEVER)
+    """Return what LLVM reports, which includes the operating system's support (XCR0) for AVX, AVX-512 and AMX.
+
+    Tile registers also want the process's permission, asked here: every process that loads code comes by.
+    """
+    found = {name for name, present in llvm.get_host_cpu_features().items() if present and name not in _NEVER}
+    if any(name.startswith("amx") for name in found) and not tiles_permitted():
+        found = {name for name in found if not name.startswith("amx")}
+    return frozenset(found)
 
 
 def _without(features: set[str], name: str) -> set[str]:

@@ -138,7 +138,94 @@ class Barrier:
     """All threads of a GPU block wait for each other."""
 
 
-Stmt = Union[For, Let, Alloc, Store, Accumulate, If, Call, Prefetch, Barrier]
+@dataclass(frozen=True)
+class SplitParts:
+    """Write float32 ``values`` as three bfloat16 parts each, and watch their magnitudes.
+
+    Value v's part p (0 the leading one, each the rounded rest of those before, halves away from zero) goes to
+    ``buffer[index + p * part_stride + v]``. ``watch``, a uint32 buffer, keeps at ``slot`` the greatest magnitude,
+    as the bits of a float32, and at ``slot + watch_stride`` the least but zero, less one. Parts are meaningful
+    where no magnitude is near the limits of float32.
+    """
+
+    buffer: str
+    index: Expr
+    part_stride: int
+    values: tuple[Expr, ...]
+    watch: str
+    slot: Expr
+    watch_stride: int
+
+
+@dataclass(frozen=True)
+class TileConfigure:
+    """Make the eight tile registers of a thread ready: tile t has ``rows[t]`` rows of 64 bytes."""
+
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TileRelease:
+    """Give the tile registers back: their contents are lost."""
+
+
+@dataclass(frozen=True)
+class TileZero:
+    """Set a tile to zero."""
+
+    tile: int
+
+
+@dataclass(frozen=True)
+class TileLoad:
+    """Load the rows of a tile, ``stride`` elements apart, from ``buffer[index]`` on."""
+
+    tile: int
+    buffer: str
+    index: Expr
+    stride: Expr
+
+
+@dataclass(frozen=True)
+class TileStore:
+    """Store the rows of a tile, ``stride`` elements apart, from ``buffer[index]`` on."""
+
+    tile: int
+    buffer: str
+    index: Expr
+    stride: Expr
+
+
+@dataclass(frozen=True)
+class TileMultiply:
+    """Add to float32 tile ``target`` the product of bfloat16 tiles: ``left[m, 2k+h] * right[k, 2n+h]``.
+
+    Products of even and of odd depth are added apart, in order, from zero; their sum is added to the target.
+    """
+
+    target: int
+    left: int
+    right: int
+
+
+Stmt = Union[
+    For,
+    Let,
+    Alloc,
+    Store,
+    Accumulate,
+    If,
+    Call,
+    Prefetch,
+    Barrier,
+    SplitParts,
+    TileConfigure,
+    TileRelease,
+    TileZero,
+    TileLoad,
+    TileStore,
+    TileMultiply,
+]
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,15 @@ from dlc.ir.kernel import (
     Let,
     LoopKind,
     Prefetch,
+    SplitParts,
     Stmt,
     Store,
+    TileConfigure,
+    TileLoad,
+    TileMultiply,
+    TileRelease,
+    TileStore,
+    TileZero,
     statements,
 )
 from dlc.ir.scalar import SCALAR_OPS
@@ -47,6 +54,7 @@ INFIX = {
 RESERVED = frozenset(
     {*SCALAR_OPS, *DTYPES, *keyword.kwlist, *(kind.value for kind in LoopKind)}
     | {"range", "local", "shared", "window", "cast", "fma", "horizontal", "prefetch", "barrier", "inf", "nan"}
+    | {"split_parts", "tile_configure", "tile_release", "tile_zero", "tile_load", "tile_store", "tile_multiply"}
 )
 _DEEP = 16
 """Expressions nested deeper than this are cut by temporaries, for readers and for Python's parser."""
@@ -194,6 +202,22 @@ class _Printer:
                 self.put(depth, f"prefetch({self.buffer(buffer)}, {self.expr(index, depth)})")
             case Barrier():
                 self.put(depth, "barrier()")
+            case SplitParts():
+                self.split(statement, depth)
+            case TileConfigure(rows=rows):
+                self.put(depth, f"tile_configure({rows})")
+            case TileRelease():
+                self.put(depth, "tile_release()")
+            case TileZero(tile=tile):
+                self.put(depth, f"tile_zero({tile})")
+            case TileLoad(tile=tile, buffer=buffer, index=index, stride=stride):
+                at = f"{self.expr(index, depth)}, {self.expr(stride, depth)}"
+                self.put(depth, f"tile_load({tile}, {self.buffer(buffer)}, {at})")
+            case TileStore(tile=tile, buffer=buffer, index=index, stride=stride):
+                at = f"{self.expr(index, depth)}, {self.expr(stride, depth)}"
+                self.put(depth, f"tile_store({tile}, {self.buffer(buffer)}, {at})")
+            case TileMultiply(target=target, left=left, right=right):
+                self.put(depth, f"tile_multiply({target}, {left}, {right})")
             case _:
                 raise DlcError(f"kernel {self.kernel.name}: {type(statement).__name__} is not a statement")
 
@@ -220,6 +244,12 @@ class _Printer:
             self.put(depth, f"{target} {INFIX[statement.op]}= {self.expr(value, depth)}")
         else:
             self.put(depth, f"{target} = {statement.op}({target}, {self.expr(value, depth)})")
+
+    def split(self, statement: SplitParts, depth: int) -> None:
+        target = f"{self.buffer(statement.buffer)}, {self.expr(statement.index, depth)}, {statement.part_stride}"
+        slot = f"{self.buffer(statement.watch)}, {self.expr(statement.slot, depth)}, {statement.watch_stride}"
+        values = ", ".join(self.expr(value, depth) for value in statement.values)
+        self.put(depth, f"split_parts({target}, {slot}, {values})")
 
     def expr(self, expr: Expr, depth: int) -> str:
         """Return the text of ``expr``, after temporaries for what it shares or nests too deeply."""

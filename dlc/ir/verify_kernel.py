@@ -24,13 +24,20 @@ from dlc.ir.kernel import (
     LoopKind,
     Prefetch,
     Space,
+    SplitParts,
     Stmt,
     Store,
+    TileConfigure,
+    TileLoad,
+    TileMultiply,
+    TileRelease,
+    TileStore,
+    TileZero,
     statements,
 )
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.ir.text_kernel import print_kernel
-from dlc.ir.types import DType, bool_, int64
+from dlc.ir.types import DType, bfloat16, bool_, float32, int64, uint32
 
 HORIZONTAL_OPS = frozenset({"add", "mul", "maximum", "minimum", "bit_and", "bit_or"})
 
@@ -135,6 +142,10 @@ class _Checker:
                 self.index(index, scope, statement)
             case Barrier():
                 pass
+            case SplitParts():
+                self.split(statement, scope)
+            case TileConfigure() | TileRelease() | TileZero() | TileLoad() | TileStore() | TileMultiply():
+                self.tile(statement, scope)
             case _:
                 self.fail(f"{type(statement).__name__} is not a statement", None)
 
@@ -186,6 +197,53 @@ class _Checker:
             self.fail(f"{statement.op!r} is not a binary scalar function", statement)
         elif SCALAR_OPS[statement.op].result != "same" or dtype.kind not in SCALAR_OPS[statement.op].domain:
             self.fail(f"{statement.op} does not combine {dtype} values into one", statement)
+
+    def split(self, statement: SplitParts, scope: _Scope) -> None:
+        for name, dtype in ((statement.buffer, bfloat16), (statement.watch, uint32)):
+            buffer = self.buffer(name, scope, statement)
+            if buffer.dtype is not dtype or not buffer.writable:
+                self.fail(f"parts want a writable buffer of {dtype}, which {name} is not", statement)
+        self.index(statement.index, scope, statement)
+        self.index(statement.slot, scope, statement)
+        if len(statement.values) not in (1, 2):
+            self.fail("one value or a pair is split", statement)
+        if any(self.dtype(value, scope, statement) is not float32 for value in statement.values):
+            self.fail("only float32 values are split", statement)
+
+    def tile(self, statement: Stmt, scope: _Scope) -> None:
+        """Check the tile operations: eight tiles of up to 16 rows, one thread's, outside of vector loops."""
+        if scope.in_vector:
+            self.fail("a tile operation stands in a vector loop", statement)
+        tiles: tuple[int, ...] = ()
+        match statement:
+            case TileConfigure(rows=rows):
+                if len(rows) != 8 or not all(1 <= count <= 16 for count in rows):
+                    self.fail(f"eight tiles have 1 to 16 rows each, not {rows}", statement)
+            case TileZero(tile=tile):
+                tiles = (tile,)
+            case TileMultiply(target=target, left=left, right=right):
+                tiles = (target, left, right)
+                if len(set(tiles)) != 3:
+                    self.fail("a product of tiles wants three different tiles", statement)
+            case TileLoad(tile=tile, buffer=name, index=index, stride=stride):
+                tiles = (tile,)
+                self.tile_access(name, index, stride, scope, statement, False)
+            case TileStore(tile=tile, buffer=name, index=index, stride=stride):
+                tiles = (tile,)
+                self.tile_access(name, index, stride, scope, statement, True)
+        if not all(0 <= tile < 8 for tile in tiles):
+            self.fail(f"there are tiles 0 to 7, not {tiles}", statement)
+
+    def tile_access(
+        self, name: str, index: Expr, stride: Expr, scope: _Scope, statement: Stmt, written: bool
+    ) -> None:
+        buffer = self.buffer(name, scope, statement)
+        if buffer.dtype not in (bfloat16, float32):
+            self.fail(f"tiles hold bfloat16 or float32, but {name} holds {buffer.dtype}", statement)
+        if written and not buffer.writable:
+            self.fail(f"buffer {name} is written but not writable", statement)
+        self.index(index, scope, statement)
+        self.index(stride, scope, statement)
 
     def call(self, call: Call, scope: _Scope) -> None:
         callee = call.kernel

@@ -1,0 +1,159 @@
+"""Decides whether a contraction runs on AMX, and how it is cut for it.
+
+Pure decisions from shapes, target and thread count. It must not build kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dlc.codegen.amx_micro import BLOCK, STEP, TILE
+from dlc.codegen.contract_analysis import LoopAxis, Problem, extent_of
+from dlc.codegen.contract_blocking import LOCAL, PACKED, Blocking, RegisterTile, Split, choose_blocking
+from dlc.codegen.target import CpuTarget
+from dlc.ir.types import float32
+
+SHORTEST_DEPTH = 64
+"""Below this, splitting loses precision against a chain of fused multiply-adds, and costs too much."""
+MOST_GROUP_TILES = 32
+LONGEST_PASS = 32
+"""Depth steps of a pass at most."""
+SPLIT_CYCLES = 0.6
+"""Cycles to split one element, of rows or of a panel."""
+
+
+@dataclass(frozen=True)
+class AmxBlocking:
+    """How a contraction is cut for AMX.
+
+    ``blocking`` holds tasks, panels and the cut of the depth. ``fallback`` has the same tasks, for operands that
+    cannot be split. ``group_tiles`` row tiles of a task stay split in cache while panels pass; ``pass_steps`` is
+    the most depth steps of a pass.
+    """
+
+    blocking: Blocking
+    fallback: Blocking
+    chunk_rows: int
+    group_tiles: int
+    pass_steps: int
+
+
+def fits_amx(problem: Problem, target: CpuTarget, panels_from: str) -> bool:
+    """Whether the contraction can run on AMX."""
+    return (
+        target.has("amx-tile")
+        and target.has("amx-bf16")
+        and target.has_masks
+        and problem.dtype is float32
+        and not problem.spread
+        and panels_from in (PACKED, LOCAL)
+        and problem.depth_count >= SHORTEST_DEPTH
+        and problem.columns[-1].extent > TILE
+        and bool(problem.rows)
+    )
+
+
+def amx_pays(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> bool:
+    """Whether AMX is expected to be faster than fused multiply-adds, by estimated cycles."""
+    if not fits_amx(problem, target, panels_from):
+        return False
+    found = choose_amx_blocking(problem, target, threads, panels_from)
+    groups = problem.batch_count * extent_of(problem.columns[:-1])
+    rows, columns, depth = problem.row_count, problem.columns[-1].extent, problem.depth_count
+    panels = found.blocking.panels
+    levels = found.blocking.levels
+    steps = extent_of(levels[:-1]) * -(-levels[-1].extent // STEP)
+    row_groups = -(-rows // (found.group_tiles * TILE))
+    tiles = -(-rows // TILE)
+    multiply = tiles * panels * steps * 12 * TILE * 1.08
+    split_rows = rows * depth * SPLIT_CYCLES * found.blocking.column_chunks
+    split_panels = panels * BLOCK * depth * SPLIT_CYCLES * max(row_groups, found.blocking.row_chunks)
+    blocks = -(-tiles // 2) * panels * (150 + 250 * (found.blocking.passes - 1))
+    amx = multiply + split_rows + split_panels + blocks
+    fma_rows = -(-rows // 14) * 14 if rows > 14 else rows
+    fma = 2.0 * fma_rows * panels * BLOCK * depth / 64 * 1.15
+    return groups * amx < 0.9 * groups * fma
+
+
+def choose_amx_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> AmxBlocking:
+    """Choose tasks, row groups, panel blocks and depth passes."""
+    rows = problem.row_count
+    base = choose_blocking(problem, target, threads, panels_from)
+    parts = -(-rows // 8)
+    row_chunks, column_chunks = _chunks(problem, base, threads)
+    tile_chunk = -(-parts // row_chunks)
+    split = Split(rows, parts)
+    fallback = replace(
+        base,
+        tile=RegisterTile(8, base.tile.vectors, base.tile.lanes),
+        flat=True,
+        tiles=split,
+        tile_count=parts,
+        row_chunks=row_chunks,
+        column_chunks=column_chunks,
+        staged=False,
+        ahead=False,
+        block_panels=min(base.block_panels, -(-base.panels // column_chunks)),
+    )
+    chunk_rows = min(rows, tile_chunk * (split.size + (1 if split.extra else 0)))
+    row_tiles = -(-chunk_rows // TILE)
+    row_groups = -(-row_tiles // MOST_GROUP_TILES)
+    group_tiles = -(-row_tiles // row_groups)
+    group_tiles += group_tiles % 2
+    # Split rows fill about a third of the second-level cache.
+    budget = max(4, target.l2_bytes * 2 // 5 // (group_tiles * TILE * 6 * STEP))
+    level, block = _cut(base.levels, min(budget, LONGEST_PASS) * STEP)
+    blocking = replace(fallback, depth_level=level, depth_block=block)
+    chunk_panels = -(-base.panels // column_chunks)
+    if blocking.passes > 1:
+        sums = max(1, target.l2_bytes // 4 // (group_tiles // 2 * BLOCK * BLOCK * 4))
+        block_panels = -(-chunk_panels // -(-chunk_panels // sums))
+    else:
+        block_panels = chunk_panels
+    blocking = replace(blocking, block_panels=block_panels)
+    inner = base.levels[level + 1 :]
+    if inner:
+        steps = block * extent_of(inner[:-1]) * -(-inner[-1].extent // STEP)
+    else:
+        steps = -(-block // STEP)
+    return AmxBlocking(blocking, fallback, chunk_rows, group_tiles, steps)
+
+
+def _cut(levels: tuple[LoopAxis, ...], fitting: int) -> tuple[int, int]:
+    """Choose the level and step at which the depth is cut into passes of about ``fitting`` iterations."""
+    inner = extent_of(levels)
+    if inner <= fitting * 5 // 4:
+        return 0, levels[0].extent
+    for number, level in enumerate(levels):
+        inner //= level.extent
+        if inner <= fitting:
+            parts = -(-level.extent // max(1, fitting // inner))
+            block = -(-level.extent // parts)
+            if number == len(levels) - 1:
+                block = -(-block // STEP) * STEP
+            return number, block
+    return len(levels) - 1, -(-fitting // STEP) * STEP
+
+
+def _chunks(problem: Problem, base: Blocking, threads: int) -> tuple[int, int]:
+    """Cut each group into row chunks x column chunks: equal work, little split twice."""
+    if threads == 1:
+        return 1, 1
+    groups = problem.batch_count * extent_of(problem.columns[:-1])
+    rows, panels = problem.row_count, base.panels
+    best: tuple[float, int, int] | None = None
+    for row_parts in range(1, min(-(-rows // BLOCK), 8 * threads) + 1):
+        for column_parts in range(1, min(panels, 8 * threads) + 1):
+            tasks = groups * row_parts * column_parts
+            if tasks > 8 * threads and row_parts * column_parts > 1:
+                break
+            blocks, widest = -(-rows // row_parts / BLOCK) // 1, -(-panels // column_parts)
+            rounds = -(-tasks // threads)
+            work = rounds * blocks * widest * threads / (groups * rows / BLOCK * panels)
+            split = SPLIT_CYCLES * 85 * (column_parts / (panels * BLOCK) + max(row_parts, rows / 512) / rows)
+            cost = work * (1 + split) + 0.02 * threads / tasks
+            if best is None or cost < best[0]:
+                best = (cost, row_parts, column_parts)
+    assert best is not None
+    return best[1], best[2]
+
