@@ -18,8 +18,14 @@ SHORTEST_DEPTH = 64
 MOST_GROUP_TILES = 32
 LONGEST_PASS = 32
 """Depth steps of a pass at most."""
-SPLIT_CYCLES = 0.6
-"""Cycles to split one element, of rows or of a panel."""
+TILE_STEP_CYCLES = 12 * 16 * 1.4
+"""Cycles of a depth step of one row tile and one panel: twelve tile products, slowed by memory and power."""
+SPLIT_ROW_CYCLES, SPLIT_PANEL_CYCLES, PACK_CYCLES = 0.7, 0.8, 0.5
+"""Cycles to split one element of rows, one of a panel, which comes from farther away, and to pack one."""
+FAR_PANEL_CYCLES = 1.4
+"""Cycles to split one element of panels that no cache holds."""
+FMA_FLOPS_PER_CYCLE = 57
+"""What the other path reaches of 64."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +64,23 @@ def amx_pays(problem: Problem, target: CpuTarget, threads: int, panels_from: str
     if not fits_amx(problem, target, panels_from):
         return False
     found = choose_amx_blocking(problem, target, threads, panels_from)
-    groups = problem.batch_count * extent_of(problem.columns[:-1])
-    rows, columns, depth = problem.row_count, problem.columns[-1].extent, problem.depth_count
-    panels = found.blocking.panels
-    levels = found.blocking.levels
+    rows, depth, panels = problem.row_count, problem.depth_count, found.blocking.panels
+    levels, passes = found.blocking.levels, found.blocking.passes
     steps = extent_of(levels[:-1]) * -(-levels[-1].extent // STEP)
-    row_groups = -(-rows // (found.group_tiles * TILE))
     tiles = -(-rows // TILE)
-    multiply = tiles * panels * steps * 12 * TILE * 1.08
-    split_rows = rows * depth * SPLIT_CYCLES * found.blocking.column_chunks
-    split_panels = panels * BLOCK * depth * SPLIT_CYCLES * max(row_groups, found.blocking.row_chunks)
-    blocks = -(-tiles // 2) * panels * (150 + 250 * (found.blocking.passes - 1))
-    amx = multiply + split_rows + split_panels + blocks
-    fma_rows = -(-rows // 14) * 14 if rows > 14 else rows
-    fma = 2.0 * fma_rows * panels * BLOCK * depth / 64 * 1.15
-    return groups * amx < 0.9 * groups * fma
+    visits = found.blocking.column_chunks
+    if passes > 1:
+        visits *= -(-panels // (found.blocking.column_chunks * found.blocking.block_panels))
+    row_groups = max(-(-rows // (found.group_tiles * TILE)), found.blocking.row_chunks)
+    amx = tiles * panels * steps * TILE_STEP_CYCLES
+    amx += rows * depth * visits * SPLIT_ROW_CYCLES
+    weights = panels * BLOCK * depth
+    fetch = FAR_PANEL_CYCLES if weights * problem.dtype.itemsize > target.l3_bytes else SPLIT_PANEL_CYCLES
+    amx += weights * row_groups * (fetch + PACK_CYCLES * (panels_from == LOCAL))
+    amx += -(-tiles // 2) * panels * (350 + 250 * (passes - 1))
+    fma = 2.0 * (-(-rows // 14) * 14) * panels * BLOCK * depth / FMA_FLOPS_PER_CYCLE
+    fma += weights * found.blocking.row_chunks * PACK_CYCLES * (panels_from == LOCAL)
+    return amx < fma * 0.9
 
 
 def choose_amx_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> AmxBlocking:
@@ -106,7 +114,7 @@ def choose_amx_blocking(problem: Problem, target: CpuTarget, threads: int, panel
     blocking = replace(fallback, depth_level=level, depth_block=block)
     chunk_panels = -(-base.panels // column_chunks)
     if blocking.passes > 1:
-        sums = max(1, target.l2_bytes // 4 // (group_tiles // 2 * BLOCK * BLOCK * 4))
+        sums = max(1, target.l2_bytes // (group_tiles // 2 * BLOCK * BLOCK * 4))
         block_panels = -(-chunk_panels // -(-chunk_panels // sums))
     else:
         block_panels = chunk_panels
@@ -150,10 +158,12 @@ def _chunks(problem: Problem, base: Blocking, threads: int) -> tuple[int, int]:
             blocks, widest = -(-rows // row_parts / BLOCK) // 1, -(-panels // column_parts)
             rounds = -(-tasks // threads)
             work = rounds * blocks * widest * threads / (groups * rows / BLOCK * panels)
-            split = SPLIT_CYCLES * 85 * (column_parts / (panels * BLOCK) + max(row_parts, rows / 512) / rows)
+            split = 85 * (
+                SPLIT_ROW_CYCLES * column_parts / (panels * BLOCK)
+                + SPLIT_PANEL_CYCLES * max(row_parts, rows / 512) / rows
+            )
             cost = work * (1 + split) + 0.02 * threads / tasks
             if best is None or cost < best[0]:
                 best = (cost, row_parts, column_parts)
     assert best is not None
     return best[1], best[2]
-

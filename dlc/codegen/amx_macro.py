@@ -6,6 +6,8 @@ its part of the output again by fused multiply-adds. It must not choose anything
 
 from __future__ import annotations
 
+from math import inf
+
 from dlc.codegen.amx_blocking import AmxBlocking
 from dlc.codegen.amx_micro import (
     BLOCK,
@@ -17,6 +19,7 @@ from dlc.codegen.amx_micro import (
     BlockEpilogue,
     add_block_kernel,
     epilogue_block_kernel,
+    least_of_block_kernel,
     split_panel_kernel,
     split_row_kernel,
     steps_of,
@@ -36,8 +39,8 @@ from dlc.ir.kernel import (
     For,
     If,
     Kernel,
-    LoopKind,
     Let,
+    LoopKind,
     Space,
     Stmt,
     Store,
@@ -51,6 +54,16 @@ GREATEST = (127 + 60) << 23
 """Bits of 2^60: products of smaller factors, and long sums of them, stay far from infinity."""
 LEAST = (127 - 50) << 23
 """Bits of 2^-50: products of factors at least as large keep all parts above the smallest normal float32."""
+GREATEST_BESIDE_SMALL = (127 + 30) << 23
+LEAST_RESULT = 2.0**-50
+"""What parts and products lose below the smallest normal float32 (2^-126) does not show in results of this size,
+where no factor is beyond 2^30."""
+LINE = 16
+"""Float32 elements of a cache line."""
+STEP_LINES = STEP * BLOCK // LINE
+"""Cache lines of one depth step of a packed panel."""
+MOST_LINES = 16
+"""So many lines per step can be under way beside the tiles' own."""
 
 
 class AmxKernel(MacroKernel):
@@ -85,9 +98,10 @@ class AmxKernel(MacroKernel):
             slots += blocking.block_panels * self.group_blocks
         statements: list[Stmt] = [
             Alloc(Buffer("watched", uint32, WATCH, Space.LOCAL)),
+            Alloc(Buffer("least", float32, TILE, Space.LOCAL)),
             *self._reset(),
-            Alloc(Buffer("split_rows", bfloat16, found.group_tiles * self.tile_size, Space.LOCAL)),
-            Alloc(Buffer("split_panel", bfloat16, found.pass_steps * PANEL_STEP, Space.LOCAL)),
+            Alloc(Buffer("row_parts", bfloat16, found.group_tiles * self.tile_size, Space.LOCAL)),
+            Alloc(Buffer("panel_parts", bfloat16, found.pass_steps * PANEL_STEP, Space.LOCAL)),
             Alloc(Buffer("sums", float32, slots * BLOCK * BLOCK, Space.LOCAL)),
         ]
         if blocking.panels_from == LOCAL:
@@ -112,18 +126,29 @@ class AmxKernel(MacroKernel):
     def _reset(self) -> list[Stmt]:
         lane = Var("lane")
         values = ((lane, 0), (total(lane, const(STEP)), 0xFFFFFFFF))
-        return [
+        loops: list[Stmt] = [
             For(lane, const(STEP), LoopKind.VECTOR, (Store("watched", at, const(value, uint32)),))
             for at, value in values
         ]
+        return [*loops, For(lane, const(TILE), LoopKind.VECTOR, (Store("least", lane, const(inf, float32)),))]
+
+    def _small_factors(self) -> Expr:
+        """Whether a factor other than zero is so small that products of it may lose parts."""
+        smallest = Horizontal("minimum", "watched", const(STEP), STEP, uint32)
+        return apply("less", smallest, const(LEAST - 1, uint32))
 
     def _out_of_range(self) -> Expr:
         greatest = Horizontal("maximum", "watched", ZERO, STEP, uint32)
-        smallest = Horizontal("minimum", "watched", const(STEP), STEP, uint32)
+        least = Horizontal("minimum", "least", ZERO, TILE, float32)
+        lost = apply(
+            "bit_or",
+            apply("greater_equal", greatest, const(GREATEST_BESIDE_SMALL, uint32)),
+            apply("bit_not", apply("greater_equal", least, const(LEAST_RESULT, float32))),
+        )
         return apply(
             "bit_or",
             apply("greater_equal", greatest, const(GREATEST, uint32)),
-            apply("less", smallest, const(LEAST - 1, uint32)),
+            apply("bit_and", self._small_factors(), lost),
         )
 
     # -- loops of a row group ----------------------------------------------------------------------
@@ -139,9 +164,7 @@ class AmxKernel(MacroKernel):
             Let(Var("row_tiles"), apply("floor_div", total(rows, const(TILE - 1)), const(TILE))),
             Let(Var("row_blocks"), apply("floor_div", total(Var("row_tiles"), const(1)), const(2))),
         ]
-        panel_loop = For(
-            Var("p"), apply("sub", Var("panel1"), Var("panel0")), LoopKind.SERIAL, tuple(self._panel())
-        )
+        panel_loop = For(Var("p"), apply("sub", Var("panel1"), Var("panel0")), LoopKind.SERIAL, tuple(self._panel()))
         block: list[Stmt] = [
             Let(Var("panel0"), total(first_panel, scaled(Var("nb"), blocking.block_panels))),
             Let(Var("panel1"), least(total(Var("panel0"), const(blocking.block_panels)), panel_end)),
@@ -157,14 +180,12 @@ class AmxKernel(MacroKernel):
         tensor = self.problem.row_operand
         levels, row_depth, _ = self._depth()
         contiguous = self.blocking.levels[-1].strides[tensor] == 1
-        row = least(
-            total(Var("row_first"), scaled(Var("t"), TILE), Var("i")), apply("sub", Var("row_end"), const(1))
-        )
+        row = least(total(Var("row_first"), scaled(Var("t"), TILE), Var("i")), apply("sub", Var("row_end"), const(1)))
         where = total(self._group_offset(tensor), row_depth, self._row_offset(Var("row"), tensor))
         target = total(scaled(Var("t"), self.tile_size), scaled(Var("i"), STEP))
         call = Call(
             split_row_kernel(len(levels), contiguous),
-            (Window("rows", where), Window("split_rows", target), Window("watched", ZERO)),
+            (Window("rows", where), Window("row_parts", target), Window("watched", ZERO)),
             tuple(value for level in levels for value in (level.extent, level.row_stride)),
         )
         loop = For(Var("i"), const(TILE), LoopKind.SERIAL, (Let(Var("row"), row), call))
@@ -184,7 +205,7 @@ class AmxKernel(MacroKernel):
             source = Window("packed", ZERO)
         else:
             source = self._panel_window(Var("panel"))
-        windows = (source, Window("split_panel", ZERO), Window("watched", ZERO))
+        windows = (source, Window("panel_parts", ZERO), Window("watched", ZERO))
         statements.append(Call(split_panel_kernel(), windows, (outer, extents[-1])))
         statements.append(Let(Var("steps"), steps_of(extents)))
         statements.append(For(Var("b"), Var("row_blocks"), LoopKind.SERIAL, tuple(self._block())))
@@ -209,6 +230,7 @@ class AmxKernel(MacroKernel):
         passes = self.blocking.passes
         size = BLOCK * BLOCK
         statements: list[Stmt] = []
+        lines = self._lines()
         slot: Expr = ZERO
         place: Expr = ZERO
         if passes > 1:
@@ -217,14 +239,14 @@ class AmxKernel(MacroKernel):
         rows = apply("sub", total(Var("row_end")), total(Var("row_first"), scaled(Var("b"), BLOCK)))
         statements.append(Let(Var("block_rows"), least(rows, BLOCK)))
         windows = (
-            Window("split_rows", scaled(Var("b"), 2 * self.tile_size)),
-            Window("split_panel", ZERO),
+            Window("row_parts", scaled(Var("b"), 2 * self.tile_size)),
+            Window("panel_parts", ZERO),
             Window("sums", place),
-            Window("panel", ZERO),
+            Window("panel", self._ahead_of_block(lines)),
         )
         scalars = (Var("steps"), const(self.tile_size))
         two = apply("greater", Var("block_rows"), const(TILE))
-        both, one = (Call(tiles_kernel(count, 0), windows, scalars) for count in (2, 1))
+        both, one = (Call(tiles_kernel(count, lines), windows, scalars) for count in (2, 1))
         statements.append(If(two, (both,), (one,)))
         if passes == 1:
             return [*statements, *self._store_block(ZERO)]
@@ -233,16 +255,37 @@ class AmxKernel(MacroKernel):
         last = apply("equal", Var("pass"), const(passes - 1))
         return [*statements, If(last, tuple(self._store_block(slot)))]
 
+    def _lines(self) -> int:
+        """Return how many cache lines of the next panel each step of a block asks for: blocks share the work."""
+        if self.blocking.panels_from == LOCAL or self.blocking.panels == 1:
+            return 0
+        return min(MOST_LINES, -(-STEP_LINES // self.group_blocks))
+
+    def _ahead_of_block(self, lines: int) -> Expr:
+        if not lines:
+            return ZERO
+        share = apply("mul", Var("b"), apply("mul", Var("steps"), const(lines * LINE)))
+        window = self._panel_window(total(Var("panel"), const(1)))
+        return total(window.offset, share)
+
     # -- the epilogue ------------------------------------------------------------------------------
 
     def _store_block(self, slot: Expr) -> list[Stmt]:
         """Apply the epilogue to a block: at once where rows have one stride in every tensor, else row by row."""
         full, tail = divmod(self.column.extent, BLOCK)
-        whole = self._epilogue_calls(slot, False)
+        whole = [self._watch_block(slot, False), *self._epilogue_calls(slot, False)]
         if not tail:
             return whole
-        ragged = self._epilogue_calls(slot, True)
+        ragged = [self._watch_block(slot, True), *self._epilogue_calls(slot, True)]
         return [If(apply("less", Var("panel"), const(full)), tuple(whole), tuple(ragged))] if full else ragged
+
+    def _watch_block(self, slot: Expr, ragged: bool) -> Stmt:
+        """Where factors are small, keep the least of the results."""
+        scalars: tuple[Expr, ...] = (Var("block_rows"),)
+        if ragged:
+            scalars += (const(self.column.extent % BLOCK),)
+        call = Call(least_of_block_kernel(ragged), (Window("sums", slot), Window("least", ZERO)), scalars)
+        return If(self._small_factors(), (call,))
 
     def _epilogue_calls(self, slot: Expr, ragged: bool) -> list[Stmt]:
         problem = self.problem
@@ -288,4 +331,3 @@ class AmxKernel(MacroKernel):
 def amx_kernel(problem: Problem, found: AmxBlocking, name: str, panel_size: int) -> Kernel:
     """Return the entry kernel (row operand, panels, output, epilogue inputs)."""
     return AmxKernel(problem, found).build(name, panel_size)
-

@@ -240,7 +240,9 @@ def tiles_kernel(row_tiles: int, lines: int) -> Kernel:
         Buffer("block", float32, None, writable=True),
         Buffer("next", float32, None),
     )
-    return Kernel(f"tiles_{row_tiles}x2" + (f"_ahead{lines}" if lines else ""), buffers, (Var("steps"), Var("apart")), tuple(body))
+    return Kernel(
+        f"tiles_{row_tiles}x2" + (f"_ahead{lines}" if lines else ""), buffers, (Var("steps"), Var("apart")), tuple(body)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -254,6 +256,25 @@ def add_block_kernel() -> Kernel:
     loop = For(Var("row"), Var("rows"), LoopKind.SERIAL, tuple(body))
     buffers = (Buffer("sums", float32, None, writable=True), Buffer("block", float32, None))
     return Kernel("add_block", buffers, (Var("rows"),), (loop,))
+
+
+@lru_cache(maxsize=2)
+def least_of_block_kernel(ragged: bool) -> Kernel:
+    """Return the kernel (block, least) that keeps the least magnitudes of a block's elements, per lane.
+
+    Scalars: ``rows``, then ``columns`` if ragged.
+    """
+    loops = []
+    for half in range(2):
+        column = total(_LANE, const(half * TILE))
+        value = apply("abs", Load("block", total(scaled(Var("row"), BLOCK), column), float32))
+        store = Store("least", _LANE, apply("minimum", Load("least", _LANE, float32), value))
+        active = apply("less", column, Var("columns")) if ragged else None
+        loops.append(_vector(TILE, store, active=active))
+    buffers = (Buffer("block", float32, None), Buffer("least", float32, None, writable=True))
+    scalars = (Var("rows"), Var("columns")) if ragged else (Var("rows"),)
+    body = (For(Var("row"), Var("rows"), LoopKind.SERIAL, tuple(loops)),)
+    return Kernel("least_of_block" + ("_ragged" if ragged else ""), buffers, scalars, body)
 
 
 @dataclass(frozen=True)

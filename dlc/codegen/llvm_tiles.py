@@ -134,9 +134,7 @@ def _store_words(s: FunctionState, pointer: str, words: list[str]) -> None:
     halves = s.op(f"bitcast {word} {words[0]} to <{2 * lanes} x i16>")
     chosen = ", ".join(f"i32 {2 * lane + 1}" for lane in range(lanes))
     kind = f"<{lanes} x i16>"
-    text = s.op(
-        f"shufflevector <{2 * lanes} x i16> {halves}, <{2 * lanes} x i16> poison, <{lanes} x i32> <{chosen}>"
-    )
+    text = s.op(f"shufflevector <{2 * lanes} x i16> {halves}, <{2 * lanes} x i16> poison, <{lanes} x i32> <{chosen}>")
     if s.mask is None:
         s.do(f"store {kind} {text}, ptr {pointer}, align 2")
         return

@@ -234,9 +234,7 @@ class _Checker:
         if not all(0 <= tile < 8 for tile in tiles):
             self.fail(f"there are tiles 0 to 7, not {tiles}", statement)
 
-    def tile_access(
-        self, name: str, index: Expr, stride: Expr, scope: _Scope, statement: Stmt, written: bool
-    ) -> None:
+    def tile_access(self, name: str, index: Expr, stride: Expr, scope: _Scope, statement: Stmt, written: bool) -> None:
         buffer = self.buffer(name, scope, statement)
         if buffer.dtype not in (bfloat16, float32):
             self.fail(f"tiles hold bfloat16 or float32, but {name} holds {buffer.dtype}", statement)
