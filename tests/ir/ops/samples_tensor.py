@@ -327,13 +327,14 @@ def scan(name: str, draw: Draw) -> Iterator[Sample]:
 
 @sampler("if_")
 def if_(name: str, draw: Draw) -> Iterator[Sample]:
-    x, y = draw.normal(3), draw.normal(3)
-    branches = {
-        "then_graph": _region("then", _types(x, y), lambda b, p, q: (b.mul(p, q), p)),
-        "else_graph": _region("otherwise", _types(x, y), lambda b, p, q: (b.sub(p, q), q)),
-    }
-    for condition in (True, False):
-        yield Sample(name, (np.array(condition), x, y), branches)
+    for dtype in (np.float32, np.float64):
+        x, y = draw.normal(3, dtype=dtype), draw.normal(3, dtype=dtype)
+        branches = {
+            "then_graph": _region("then", _types(x, y), lambda b, p, q: (b.mul(p, q), p)),
+            "else_graph": _region("otherwise", _types(x, y), lambda b, p, q: (b.sub(p, q), q)),
+        }
+        for condition in (True, False):
+            yield Sample(name, (np.array(condition), x, y), branches)
 
 
 @sampler("loop")
