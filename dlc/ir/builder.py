@@ -174,7 +174,7 @@ class Builder:
         """Turn Python numbers and arrays into constants and, for elementwise ops, promote and broadcast."""
         values = [o for o in operands if isinstance(o, Value)]
         numbers = values[1:] if condition_first and isinstance(operands[0], Value) else values
-        dtype = promote(*(v.type.dtype for v in numbers)) if numbers else None
+        dtype = promote(*(v.type.dtype for v in numbers)) if numbers and elementwise else None
         result = []
         for position, operand in enumerate(operands):
             if isinstance(operand, Value):
