@@ -120,7 +120,10 @@ def import_bit_shift(call: Call) -> Value:
     direction = call.string("direction")
     if direction not in ("LEFT", "RIGHT"):
         call.fail(f"direction is {direction!r}; it must be LEFT or RIGHT")
-    return elementwise(call, f"shift_{direction.lower()}", call.value(0), call.value(1))
+    x, amount = call.value(0), call.value(1)
+    if direction == "RIGHT" and x.type.dtype.kind == "int":  # shifting out everything leaves the sign
+        amount = call.b.minimum(amount, x.type.dtype.bits - 1)
+    return elementwise(call, f"shift_{direction.lower()}", x, amount)
 
 
 @onnx_op("IsInf")

@@ -11,7 +11,7 @@ from dlc.frontends.onnx.windows import Window, kernel_shape, read_window
 from dlc.ir.builder import Builder
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Value
-from dlc.ir.types import DType, bool_, float32
+from dlc.ir.types import DType, float32
 
 
 def channel_vector(b: Builder, vector: Value, x: Value, axis: int = 1) -> Value:
@@ -366,20 +366,6 @@ def import_local_response_norm(call: Call) -> Value:
         beta=call.float("beta", 0.75),
         bias=call.float("bias", 1.0),
     )
-
-
-# -- dropout ----------------------------------------------------------------------------
-
-
-@onnx_op("Dropout", since=7)
-def import_dropout(call: Call) -> list[Value]:
-    """The value itself: dropout is off in inference. The mask, where wanted, is all true."""
-    x = call.value(0)
-    if call.version >= 12 and call.has(2) and bool(call.scalar(2, "training_mode")):
-        ratio = float(call.scalar(1, "ratio")) if call.has(1) else 0.5
-        if ratio != 0.0:
-            call.fail(f"is in training mode with ratio {ratio}; export the model in inference mode")
-    return [x, call.b.full(x.type.shape, True, bool_)] if call.wants(1) else [x]
 
 
 # -- losses -----------------------------------------------------------------------------
