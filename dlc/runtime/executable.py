@@ -19,7 +19,7 @@ import numpy as np
 from dlc.errors import DlcError, InputError
 from dlc.ir.plan import Plan, Slot, SlotKind
 from dlc.ir.types import TensorType
-from dlc.runtime.buffers import Arena, address_of, aligned, empty_at, prepare_input
+from dlc.runtime.buffers import Arena, address_of, aligned, empty_at, natural, prepare_input
 from dlc.runtime.program import Program, build_program
 from dlc.runtime.threads import NativeRuntime, Turn
 
@@ -257,7 +257,10 @@ def _ports(plan: Plan, kind: SlotKind) -> tuple[Port, ...]:
 
 
 def _placed(plan: Plan, kind: SlotKind, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays of all slots of ``kind``, aligned; those that already are stay the same objects."""
+    """Return the arrays of all slots of ``kind`` as code can read them; those that are fit stay the same objects.
+
+    State is aligned to cache lines. Constants, which may be large and memory-mapped, need their elements' own only.
+    """
     placed: dict[str, np.ndarray] = {}
     for slot in plan.slots:
         if slot.kind is not kind:
@@ -272,7 +275,7 @@ def _placed(plan: Plan, kind: SlotKind, arrays: Mapping[str, np.ndarray]) -> dic
             )
         if kind is SlotKind.STATE and not array.flags.writeable:
             array = array.copy()
-        placed[slot.name] = aligned(array)
+        placed[slot.name] = natural(array) if kind is SlotKind.CONSTANT else aligned(array)
     return placed
 
 
