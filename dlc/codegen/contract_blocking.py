@@ -32,6 +32,11 @@ class RegisterTile:
     def width(self) -> int:
         return self.vectors * self.lanes
 
+    @property
+    def pitch(self) -> int:
+        """Elements per depth step of a staged row tile."""
+        return -(-self.rows // self.lanes) * self.lanes
+
 
 @dataclass(frozen=True)
 class Split:
@@ -209,4 +214,6 @@ def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int
             if best is None or cost < best[0]:
                 best = (cost, row_parts, column_parts)
     assert best is not None
-    return best[1], best[2]
+    # Parts are of equal size but for the last: leave out those that would be empty.
+    row_parts, column_parts = best[1:]
+    return -(-tiles // -(-tiles // row_parts)), -(-panels // -(-panels // column_parts))

@@ -320,19 +320,18 @@ def _value(spec: MicroSpec, row: int, vector: int) -> Expr:
 
 
 @lru_cache(maxsize=256)
-def stage_kernel(dtype: DType, rows: int, width: int, levels: int) -> Kernel:
+def stage_kernel(dtype: DType, lanes: int, rows: int, pitch: int, levels: int) -> Kernel:
     """Return the kernel (source, target) that gathers a row tile: ``rows`` contiguous elements per depth step.
 
-    Scalars: extent and stride of each depth level in the source; the target has ``width`` elements per step.
+    Scalars: extent and stride of each depth level in the source; the target has ``pitch`` elements per step.
     """
-    at, target = Var(f"at{levels}"), Var(f"step{levels}")
-    store = Store(
-        "target",
-        apply("add", apply("mul", target, const(width)), Var("lane")),
-        Load("source", apply("add", at, Var("lane")), dtype),
-    )
-    active = apply("less", Var("lane"), const(rows)) if rows < width else None
-    body: list[Stmt] = [For(Var("lane"), const(width), LoopKind.VECTOR, (store,), active)]
+    at, target = Var(f"at{levels}"), apply("mul", Var(f"step{levels}"), const(pitch))
+    body: list[Stmt] = []
+    for first in range(0, rows, lanes):
+        lane = apply("add", const(first), Var("lane"))
+        store = Store("target", apply("add", target, lane), Load("source", apply("add", at, lane), dtype))
+        active = apply("less", Var("lane"), const(rows - first)) if rows - first < lanes else None
+        body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,), active))
     for level in reversed(range(levels)):
         k = Var(f"k{level}")
         step = apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)

@@ -96,7 +96,7 @@ def _check(result, spec_text, arrays, sizes, scale=None):
 def test_contraction_matches_reference(name, level):
     spec, lhs, rhs, sizes = SPECS[name]
     rng = np.random.default_rng(5)
-    for constants, threads in (((), 2), ((0, 1), 1)):
+    for constants, threads in (((), 4), ((0, 1), 1), ((1,), 2)):
         arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
         lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], threads, constants=constants)
         out = aligned(shape, np.float32, np.nan)
