@@ -38,7 +38,7 @@ from dlc.frontends.onnx.values import LARGEST_KNOWN, Frame, Poison, Region, Tens
 from dlc.frontends.onnx.versions import canonical_domain, import_versions
 from dlc.ir.dims import Dim, SymbolicDim
 from dlc.ir.graph import Origin, Role, Value
-from dlc.ir.types import TensorType
+from dlc.ir.types import TensorType, uint32
 
 _LARGEST_FOLDED = 1 << 16
 _SUBGRAPH_OPS = {"If", "Loop", "Scan", "SequenceMap"}
