@@ -1,4 +1,4 @@
-"""The progress display of ``fit``: a line per epoch, a bar with loss, metrics and remaining time; quiet off a terminal."""
+"""The progress display of ``fit``: a line per epoch, and a bar with loss, metrics and time; quiet off a terminal."""
 
 from __future__ import annotations
 
