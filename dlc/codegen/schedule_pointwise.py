@@ -25,6 +25,7 @@ from dlc.codegen.schedule_loops import (
     vector_lanes,
     wanted_tasks,
 )
+from dlc.codegen.schedule_transpose import crossing_body, find_crossing
 from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis
 from dlc.ir.cost import cost, distinct
@@ -34,7 +35,6 @@ from dlc.ir.simplify import Bounds, Simplifier
 
 _COMPARISONS = frozenset({"less", "less_equal", "greater", "greater_equal"})
 _MOST_PIECES = 24
-_TRANSPOSE_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,15 @@ class PointwiseSchedule:
     def build(self, axes: Sequence[Axis], exprs: list[Expr]) -> tuple[Stmt, ...]:
         """Return the kernel body; ``exprs`` are all indices, then all values."""
         space = normalize(Space([list(axes)], exprs))
-        axes, exprs = _loop_order(space.axes, space.exprs)
+        axes, exprs = space.axes, space.exprs
         points = prod(a.extent for a in axes)
         if not points:
             return ()
-        values = exprs[len(self.targets) :]
+        count = len(self.targets)
+        crossing = find_crossing(axes, exprs[:count], exprs[count:])
+        if crossing is not None:
+            return crossing_body(crossing, self.targets, exprs[:count], exprs[count:], self.target, self.threads)
+        values = exprs[count:]
         work = points * max(cost(values), 1)
         if not axes:
             return tuple(self._leaf([], exprs))
@@ -206,35 +210,3 @@ def _cut_of(test: Expr, axis: Axis) -> int | None:
                 return -(-int(limit) // factor)
             return int(limit) // factor + 1  # changes at the first i with i*factor > limit
     return None
-
-
-def _loop_order(axes: list[Axis], exprs: list[Expr]) -> tuple[list[Axis], list[Expr]]:
-    """Block an axis that reads run along while writes do not: rows of a transposed tile stay in the cache."""
-    if len(axes) < 2:
-        return axes, exprs
-    inner = axes[-1]
-    simplify = axis_simplifier(axes)
-    forms = [dict(simplify.affine(e.index).terms) for e in distinct(exprs) if isinstance(e, Load)]
-    across = [f for f in forms if f.get(inner.var, 0) > 1]
-    if not across:
-        return axes, exprs
-    for axis in axes[:-1]:
-        if any(f.get(axis.var, 0) == 1 for f in across) and axis.extent > _TRANSPOSE_BLOCK:
-            if axis.extent % _TRANSPOSE_BLOCK or inner.extent % _TRANSPOSE_BLOCK:
-                return axes, exprs
-            return _blocked(axes, exprs, axis, inner)
-    return axes, exprs
-
-
-def _blocked(axes: list[Axis], exprs: list[Expr], axis: Axis, inner: Axis) -> tuple[list[Axis], list[Expr]]:
-    block = const(_TRANSPOSE_BLOCK)
-    pieces = {}
-    for a in (axis, inner):
-        high = Axis(Var(f"{a.var.name}_b"), a.extent // _TRANSPOSE_BLOCK)
-        pieces[a] = (high, Axis(Var(f"{a.var.name}_k"), _TRANSPOSE_BLOCK))
-    order = [pieces[a][0] if a in pieces else a for a in axes] + [pieces[axis][1], pieces[inner][1]]
-    mapping: dict[Expr, Expr] = {
-        a.var: apply("add", apply("mul", high.var, block), low.var) for a, (high, low) in pieces.items()
-    }
-    simplify = axis_simplifier(order)
-    return order, [simplify(substitute(e, mapping)) for e in exprs]

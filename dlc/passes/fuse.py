@@ -189,6 +189,7 @@ class Grouping:
     def _alone(self, node: Node, position: int, kind: GroupKind) -> int:
         shape = self._shape(node) if len(node.outputs) == 1 and node.outputs[0].type.is_static else ()
         group = Group(kind, [node], position, position, shape, weight=self.facts[node].weight)
+        group.crosses = self.facts[node].crosses
         group.inputs = set(self.sources(node))
         number = self.forest.add(group)
         self.group_of[node] = number
@@ -203,6 +204,7 @@ class Grouping:
         group.nodes.append(node)
         group.last = max(group.last, position)
         group.weight += self.facts[node].weight
+        group.crosses = group.crosses or self.facts[node].crosses
         group.inputs |= set(self.sources(node))
         group.inputs = {i for i in map(self.forest.find, group.inputs) if i != number}
         self.group_of[node] = number
@@ -267,7 +269,7 @@ class Grouping:
         for number in self.sources(node):
             group = self.forest.group(number)
             light = group.weight <= self.options.most_sealed_weight and len(group.nodes) <= 8
-            if number == best or group.kind is not GroupKind.POINTWISE or not light:
+            if number == best or group.kind is not GroupKind.POINTWISE or not light or group.crosses:
                 continue
             if shape_size(group.shape) == size and self._reads_in_order(node, number) and self._internal(number, node):
                 if self._acyclic([*groups, number], node):
@@ -380,7 +382,9 @@ class Grouping:
         shape = self._shape(node)
         for number, operand in sources.items():
             group = self.forest.group(number)
-            if group.kind is not GroupKind.POINTWISE or group.shape != shape or not self.is_identity(node, operand):
+            if group.kind is not GroupKind.POINTWISE or group.crosses or group.shape != shape:
+                continue
+            if not self.is_identity(node, operand):
                 continue
             if self.base(node.inputs[operand])[0] is not node.inputs[operand]:
                 continue
@@ -415,6 +419,8 @@ class Grouping:
             group = self.forest.group(number)
             if group.kind is not GroupKind.POINTWISE or not self._fits([*chosen, *sealed, number], node):
                 continue
+            if group.crosses and not self._reads_only(node, number):
+                continue
             same = shape_size(group.shape) == size and self._reads_in_order(node, number)
             if not same and not self._can_seal(number, node, size):
                 continue
@@ -431,6 +437,15 @@ class Grouping:
         joined = self.forest.group(self._join(node, position, [*chosen, *sealed]))
         if not chosen:
             joined.shape = shape
+
+    def _reads_only(self, node: Node, number: int) -> bool:
+        """Tell whether ``node`` reads nothing large but what group ``number`` makes."""
+        size = shape_size(self._shape(node))
+        for value in node.inputs:
+            base, _ = self.base(value)
+            if number not in self.makers(value) and int(base.type.size) * 8 > size:  # type: ignore[call-overload]
+                return False
+        return True
 
     def _reads_in_order(self, node: Node, number: int) -> bool:
         """Tell whether all that ``node`` reads from a group it reads at its own position."""
@@ -502,7 +517,7 @@ class Grouping:
                 dependent = base in group.dependent
                 if fits and (not dependent or self._rows_stay_in_cache(group)):
                     found.append(number)
-            elif group.kind is GroupKind.POINTWISE:
+            elif group.kind is GroupKind.POINTWISE and not group.crosses:
                 same = alias and shape_size(group.shape) == shape_size(shape) and base not in group.sealed
                 if same or self._can_seal(number, node, shape_size(shape)):
                     if not same:
