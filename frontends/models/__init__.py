@@ -7,8 +7,8 @@ from typing import Any
 
 from dlc.errors import DlcError
 from dlc.frontends.graph.scope import Graph
-from dlc.frontends.models.digits import Split, digits
 from dlc.frontends.models.examples import example_inputs
+from dlc.frontends.models.handwritten import Split, digits
 from dlc.frontends.models.text import BertConfig, GptConfig, bert, bert_base, gpt, gpt2, lstm, small_gpt
 from dlc.frontends.models.vision import digits_cnn, mlp, mobilenet_v2, resnet18, resnet50
 from dlc.ir import graph as ir_graph
