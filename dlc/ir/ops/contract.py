@@ -210,7 +210,8 @@ def _invert_window(
     extents: Mapping[str, Dim],
 ) -> None:
     coefficient = dict(window.terms)
-    dilated = _longer(*window.axes, extents)
+    first, second = window.axes
+    dilated = _longer(first, second, extents)
     tap = next(a for a in window.axes if a != dilated)
     reach = (extents[tap] - 1) * coefficient[tap]
     where = sides[owner[dilated]].index(Group((dilated,)))

@@ -174,7 +174,7 @@ def reshape_compute(inputs: Types, outputs: Types, attributes: Attributes) -> Co
     """Read at the row-major position, split by the operand's extents."""
     axes = output_axes(outputs[0].shape)
     position = linear_index(axis_vars(axes), outputs[0].shape)
-    return _movement(inputs, outputs, unravel(position, inputs[0].shape))  # type: ignore[arg-type]
+    return _movement(inputs, outputs, unravel(position, inputs[0].shape))
 
 
 register(
