@@ -102,7 +102,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
 class ResNet(nn.Module):
     """Residual network: a stem, four stages of blocks, pooling and a linear classifier."""
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], classes: int = 1000) -> None:
+    def __init__(
+        self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], classes: int = 1000
+    ) -> None:
         super().__init__()
         self.conv1 = _conv(3, 64, 7, 2, 3)
         self.bn1 = nn.BatchNorm2d(64)
