@@ -134,11 +134,25 @@ class Prefetch:
 
 
 @dataclass(frozen=True)
+class Transpose:
+    """Copy a square of ``size`` (a power of two) rows and columns, transposed, between different buffers.
+
+    ``target[target.offset + j * target_stride + i] = source[source.offset + i * source_stride + j]``.
+    """
+
+    target: Window
+    target_stride: Expr
+    source: Window
+    source_stride: Expr
+    size: int
+
+
+@dataclass(frozen=True)
 class Barrier:
     """All threads of a GPU block wait for each other."""
 
 
-Stmt = Union[For, Let, Alloc, Store, Accumulate, If, Call, Prefetch, Barrier]
+Stmt = Union[For, Let, Alloc, Store, Accumulate, If, Call, Prefetch, Transpose, Barrier]
 
 
 @dataclass(frozen=True)

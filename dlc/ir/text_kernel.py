@@ -28,6 +28,7 @@ from dlc.ir.kernel import (
     Prefetch,
     Stmt,
     Store,
+    Transpose,
     statements,
 )
 from dlc.ir.scalar import SCALAR_OPS
@@ -46,7 +47,8 @@ INFIX = {
 }
 RESERVED = frozenset(
     {*SCALAR_OPS, *DTYPES, *keyword.kwlist, *(kind.value for kind in LoopKind)}
-    | {"range", "local", "shared", "window", "cast", "fma", "horizontal", "prefetch", "barrier", "inf", "nan"}
+    | {"range", "local", "shared", "window", "cast", "fma", "horizontal", "inf", "nan"}
+    | {"prefetch", "transpose", "barrier"}
 )
 _DEEP = 16
 """Expressions nested deeper than this are cut by temporaries, for readers and for Python's parser."""
@@ -192,6 +194,15 @@ class _Printer:
                 self.put(depth, f"{self.names[kernel]}({', '.join(arguments)})")
             case Prefetch(buffer=buffer, index=index):
                 self.put(depth, f"prefetch({self.buffer(buffer)}, {self.expr(index, depth)})")
+            case Transpose():
+                sides = [
+                    f"window({self.buffer(w.buffer)}, {self.expr(w.offset, depth)}), {self.expr(stride, depth)}"
+                    for w, stride in (
+                        (statement.target, statement.target_stride),
+                        (statement.source, statement.source_stride),
+                    )
+                ]
+                self.put(depth, f"transpose({', '.join(sides)}, {statement.size})")
             case Barrier():
                 self.put(depth, "barrier()")
             case _:

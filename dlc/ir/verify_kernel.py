@@ -26,6 +26,7 @@ from dlc.ir.kernel import (
     Space,
     Stmt,
     Store,
+    Transpose,
     statements,
 )
 from dlc.ir.scalar import SCALAR_OPS
@@ -133,6 +134,8 @@ class _Checker:
             case Prefetch(buffer=name, index=index):
                 self.buffer(name, scope, statement)
                 self.index(index, scope, statement)
+            case Transpose():
+                self.transpose(statement, scope)
             case Barrier():
                 pass
             case _:
@@ -186,6 +189,19 @@ class _Checker:
             self.fail(f"{statement.op!r} is not a binary scalar function", statement)
         elif SCALAR_OPS[statement.op].result != "same" or dtype.kind not in SCALAR_OPS[statement.op].domain:
             self.fail(f"{statement.op} does not combine {dtype} values into one", statement)
+
+    def transpose(self, statement: Transpose, scope: _Scope) -> None:
+        target = self.buffer(statement.target.buffer, scope, statement)
+        source = self.buffer(statement.source.buffer, scope, statement)
+        if scope.in_vector:
+            self.fail("a square is transposed in a vector loop", statement)
+        if not target.writable or target.name == source.name or target.dtype is not source.dtype:
+            self.fail(f"{source.name} cannot be transposed into {target.name}", statement)
+        if statement.size < 1 or statement.size & (statement.size - 1):
+            self.fail(f"a square of {statement.size} rows is transposed; it must be a power of two", statement)
+        sides = (statement.target.offset, statement.target_stride, statement.source.offset, statement.source_stride)
+        for index in sides:
+            self.index(index, scope, statement)
 
     def call(self, call: Call, scope: _Scope) -> None:
         callee = call.kernel
