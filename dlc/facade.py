@@ -91,7 +91,11 @@ def compile(
 
 
 def grad(graph: Any, of: str, wrt: Sequence[str]) -> Graph:
-    """Return the graph of the gradients of the rank-0 output ``of`` with respect to the inputs ``wrt``."""
+    """Return the graph with an output ``grad_<name>`` added for each of ``wrt``: the gradient of ``of``.
+
+    ``of`` names a rank-0 float output, ``wrt`` float inputs, parameters, or outputs computed on the way to it.
+    Gradients may be differentiated again. Raises NotDifferentiableError naming the node that has no derivative.
+    """
     return grad_graph(ir_graph(graph), of=of, wrt=wrt)
 
 
