@@ -49,7 +49,7 @@ class Trait(StrEnum):
     REDUCTION = "reduction"
     CONTRACTION = "contraction"
     MODAL = "modal"  # expansion depends on Mode
-    STATEFUL_KEY = "stateful_key"  # second-to-last operand is a random key
+    STATEFUL_KEY = "stateful_key"  # reads a random key (uint32[2]), so no two runs need agree
     HOST = "host"  # runs in the interpreter only; compile refuses it
 
 

@@ -185,13 +185,13 @@ def _picked(b: Builder, values: Value, labels: Value, axis: int) -> Value:
     """Emit the value of each label's class: the sum over classes of what equals the label (0 for no class)."""
     shape = values.type.shape
     spread = broadcast_over(b, labels, shape, (axis,))
-    chosen = b.equal(spread, b.iota(shape=shape, axis=axis, dtype=labels.type.dtype))
+    chosen = b.equal(spread, b.iota(shape=shape, axis=axis, dtype=int64))
     return b.reduce_sum(b.where(chosen, values, b.zeros_like(values)), axes=(axis,))
 
 
 def _weigh(b: Builder, losses: Value, labels: Value, a: Attributes) -> Value:
     """Zero what is ignored, then reduce; the mean is over what is not ignored."""
-    kept = b.not_equal(labels, b.constant(a["ignore_index"], labels.type.dtype))
+    kept = b.not_equal(labels, a["ignore_index"])
     losses = b.where(kept, losses, b.zeros_like(losses))
     if a["reduction"] == "none":
         return losses
@@ -201,17 +201,10 @@ def _weigh(b: Builder, losses: Value, labels: Value, a: Attributes) -> Value:
     return b.div(total, b.cast_to(b.reduce_sum(b.cast_to(kept, int64), axes=None), total.type.dtype))
 
 
-def _ignorable(labels: Value, a: Attributes) -> bool:
-    """Tell whether the label's dtype can hold ``ignore_index`` at all."""
-    info = np.iinfo(labels.type.dtype.numpy)
-    return bool(info.min <= a["ignore_index"] <= info.max)
-
-
 def nll_loss_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, mode: Mode) -> Sequence[Value]:
     """Minus the log-probability of the label."""
-    x, labels = inputs
-    losses = b.neg(_picked(b, x, labels, a["axis"]))
-    return (_weigh(b, losses, labels, a) if _ignorable(labels, a) else _reduce(b, losses, a["reduction"]),)
+    x, labels = inputs[0], b.cast_to(inputs[1], int64)
+    return (_weigh(b, b.neg(_picked(b, x, labels, a["axis"])), labels, a),)
 
 
 def _np_weigh(losses: np.ndarray, labels: np.ndarray, a: Attributes) -> np.ndarray:
@@ -268,7 +261,9 @@ def cross_entropy_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, m
     logits, labels = inputs
     axis, smoothing = a["axis"], a["label_smoothing"]
     logs = b.log_softmax(logits, axis=axis)
-    if labels.type.dtype.is_float:
+    probabilities = labels.type.dtype.is_float
+    labels = labels if probabilities else b.cast_to(labels, int64)
+    if probabilities:
         losses = b.neg(b.reduce_sum(b.mul(logs, labels), axes=(axis,)))
     else:
         losses = b.neg(_picked(b, logs, labels, axis))
@@ -276,7 +271,7 @@ def cross_entropy_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, m
         count = count_of(b, logits.type.shape, (axis,), logits.type.dtype)
         uniform = b.div(b.neg(b.reduce_sum(logs, axes=(axis,))), count)
         losses = b.add(b.mul(losses, 1 - smoothing), b.mul(uniform, smoothing))
-    if labels.type.dtype.is_float or not _ignorable(labels, a):
+    if probabilities:
         return (_reduce(b, losses, a["reduction"]),)
     return (_weigh(b, losses, labels, a),)
 
