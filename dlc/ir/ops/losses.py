@@ -9,7 +9,7 @@ import numpy as np
 from dlc.errors import TypeRuleError
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
-from dlc.ir.graph import Value
+from dlc.ir.graph import Node, Value
 from dlc.ir.opdef import Attribute, Mode, OpDef, Types, register
 from dlc.ir.ops.reduce import broadcast_over
 from dlc.ir.ops.rules import BOUND, check_axis, check_float, count_of, without, wrap_axis
@@ -276,6 +276,50 @@ def cross_entropy_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, m
     return (_weigh(b, losses, labels, a),)
 
 
+def _element_weights(b: Builder, dy: Value, labels: Value, a: Attributes, rest: tuple) -> Value:
+    """Emit d(result)/d(loss of each element) times ``dy``: what the reduction and ignored labels leave."""
+    weights = dy
+    if a["reduction"] == "mean" and labels.type.dtype.is_float:
+        weights = b.div(dy, count_of(b, rest, tuple(range(len(rest))), dy.type.dtype))
+    weights = b.broadcast_to(weights, rest)
+    if labels.type.dtype.is_float:
+        return weights
+    kept = b.not_equal(labels, a["ignore_index"])
+    if a["reduction"] == "mean":
+        count = b.cast_to(b.reduce_sum(b.cast_to(kept, int64), axes=None), dy.type.dtype)
+        weights = b.div(weights, b.broadcast_to(count, rest))
+    return b.where(kept, weights, b.zeros_like(weights))
+
+
+def cross_entropy_vjp(
+    b: Builder, node: Node, cotangents: tuple[Value | None, ...]
+) -> tuple[Value | None, Value | None]:
+    """weight * (softmax(logits) * sum(target) - target), where the target is smoothed."""
+    (dy,), (logits, labels), a = cotangents, node.inputs, node.attributes
+    if dy is None:
+        return None, None
+    shape, axis, smoothing = logits.type.shape, a["axis"], a["label_smoothing"]
+    probabilities = labels.type.dtype.is_float
+    labels = labels if probabilities else b.cast_to(labels, int64)
+    weights = _element_weights(b, dy, labels, a, without(shape, (axis,)))
+    spread = broadcast_over(b, weights, shape, (axis,))
+    softmax = b.softmax(logits, axis=axis)
+    if probabilities:
+        target = labels
+        total = b.add(b.mul(b.reduce_sum(labels, axes=(axis,)), 1 - smoothing), smoothing)
+        softmax = b.mul(softmax, broadcast_over(b, total, shape, (axis,)))
+    else:
+        places = b.iota(shape=shape, axis=axis, dtype=int64)
+        target = b.cast_to(b.equal(broadcast_over(b, labels, shape, (axis,)), places), logits.type.dtype)
+    if smoothing:
+        share = b.div(b.constant(smoothing, logits.type.dtype), count_of(b, shape, (axis,), logits.type.dtype))
+        target = b.add(b.mul(target, 1 - smoothing), share)
+    gradient = b.mul(spread, b.sub(softmax, target))
+    if not probabilities:
+        return gradient, None
+    return gradient, b.mul(b.mul(spread, b.log_softmax(logits, axis=axis)), smoothing - 1)
+
+
 def cross_entropy_evaluate(a: Attributes, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The definition in float64."""
     x, axis, smoothing = logits.astype(np.float64), a["axis"], a["label_smoothing"]
@@ -303,6 +347,7 @@ register(
             "label_smoothing": Attribute((float,), default=0.0, required=False, doc="weight of the uniform target"),
         },
         expand=cross_entropy_expand,
+        vjp=cross_entropy_vjp,
         normalize=_class_axis,
         doc="Cross-entropy of softmax(logits) against integer labels or probabilities.",
     )
