@@ -19,6 +19,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dlc import errors
+from dlc.cli.arrays import write_arrays
 from dlc.cli.common import find_model, generated_inputs
 from dlc.cli.contenders import DLC, Request
 from dlc.cli.output import notes
@@ -136,7 +137,7 @@ def _prepare(
         save_onnx(found.graph, model)
     sets = [generated_inputs(found.graph, seed + k) for k in range(INPUT_SETS)]
     inputs = folder / "inputs.npz"
-    np.savez(inputs, **{f"{k}/{name}": array for k, feeds in enumerate(sets) for name, array in feeds.items()})
+    write_arrays(inputs, {f"{k}/{name}": array for k, feeds in enumerate(sets) for name, array in feeds.items()})
     request = Request(model, threads, seed, {name: list(array.shape) for name, array in sets[0].items()})
     return found.name, {name: request for name in (DLC, peer) if name is not None}, inputs
 
