@@ -233,7 +233,7 @@ class Accumulator:
         combiner, _ = POSITIONS[self.combiner]
         best = Var(f"{self.name}_best", self.dtype)
         mine = Load(self.name, LANE, self.dtype)
-        hit = apply("equal", mine, best)
+        hit: Expr = apply("equal", mine, best)
         if self.dtype.is_float:
             hit = select(apply("is_nan", best), apply("is_nan", mine), hit)
         kept = select(hit, Load(self.positions, LANE, int64), const(_NOWHERE))

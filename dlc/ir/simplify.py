@@ -7,7 +7,7 @@ not know loops, buffers or ops.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -313,8 +313,8 @@ class Simplifier:
             return self.build(_affine(rest, constant - (low // divisor) * divisor))
         common = gcd(divisor, *rest.values())
         if common > 1:
-            inner = self.build(_affine({a: c // common for a, c in rest.items()}, constant // common))
-            reduced = self._form(self._floor_mod(inner, divisor // common))
+            quotient = self.build(_affine({a: c // common for a, c in rest.items()}, constant // common))
+            reduced = self._form(self._floor_mod(quotient, divisor // common))
             return self.build(self._combine(Affine((), constant % common), reduced, common))
         return apply("floor_mod", self.build(_affine(rest, constant)), const(divisor))
 
@@ -452,6 +452,19 @@ def linear_index(indices: tuple[Expr, ...], shape: tuple[int, ...], simplify: Ca
         total = apply("add", total, apply("mul", index, const(stride)))
         stride *= extent
     return simplify(total)
+
+
+def unravel(position: Expr, shape: Sequence[int], simplify: Callable[[Expr], Expr]) -> list[Expr]:
+    """Return the index per dimension of ``shape`` of a row-major ``position``, simplified."""
+    indices: list[Expr] = []
+    stride = 1
+    for number, extent in enumerate(reversed(shape)):
+        index = apply("floor_div", position, const(stride))
+        if number + 1 < len(shape):
+            index = apply("floor_mod", index, const(max(extent, 1)))
+        indices.append(simplify(index))
+        stride *= max(extent, 1)
+    return indices[::-1]
 
 
 def depends_on(expr: Expr, variables: frozenset[Var] | set[Var]) -> bool:

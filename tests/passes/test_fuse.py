@@ -13,7 +13,8 @@ from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.interpret import interpret
 from dlc.ir.types import DType, float32, int64, tensor_type
 from dlc.ir.verify_graph import verify_graph
-from dlc.passes.fuse import FuseOptions, fuse
+from dlc.passes.fuse import fuse
+from dlc.passes.fuse_state import FuseOptions
 
 FREE = {"broadcast", "constant", "reshape", "slice", "iota"}
 
