@@ -227,8 +227,10 @@ _ATTRIBUTES = {
     "input": Attribute((str, type(None)), default=None, required=False, doc="operand layout; default ncw, nchw, ncdhw"),
     "kernel": Attribute((str, type(None)), default=None, required=False, doc="kernel layout"),
     "output": Attribute((str, type(None)), default=None, required=False, doc="result layout; default the operand's"),
-    "strides": Attribute((int,), default=1, required=False, doc="steps per spatial axis"),
-    "dilations": Attribute((int,), default=1, required=False, doc="distance of kernel taps per spatial axis"),
+    "strides": Attribute((int,), many=True, default=1, required=False, doc="steps per spatial axis"),
+    "dilations": Attribute(
+        (int,), many=True, default=1, required=False, doc="distance of kernel taps per spatial axis"
+    ),
     "padding": Attribute((tuple, int), default=0, required=False, doc="(low, high) per spatial axis"),
     "groups": Attribute((int,), default=1, required=False, doc="number of channel groups convolved apart"),
 }
@@ -326,7 +328,9 @@ register(
         evaluate=conv_transpose_evaluate,
         attributes={
             **_ATTRIBUTES,
-            "output_padding": Attribute((int,), default=0, required=False, doc="positions added after each axis"),
+            "output_padding": Attribute(
+                (int,), many=True, default=0, required=False, doc="positions added after each axis"
+            ),
         },
         expand=conv_transpose_expand,
         normalize=_normalize("io"),

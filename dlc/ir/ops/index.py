@@ -279,7 +279,7 @@ register(
         infer=one_hot_type,
         evaluate=one_hot_evaluate,
         attributes={
-            "depth": Attribute((int,), doc="extent of the new dimension"),
+            "depth": Attribute((int,), symbolic=True, doc="extent of the new dimension"),
             "axis": Attribute((int,), default=-1, required=False, doc="where the new dimension goes"),
             "dtype": Attribute((DType,), default=float32, required=False, doc="the result's dtype"),
         },

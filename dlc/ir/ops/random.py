@@ -170,7 +170,7 @@ def random_uniform_compute(inputs: Types, outputs: Types, attributes: Attributes
 
 
 _ATTRIBUTES = {
-    "shape": Attribute((int,), doc="the result's shape"),
+    "shape": Attribute((int,), many=True, symbolic=True, doc="the result's shape"),
     "stream": Attribute((int,), default=0, required=False, doc="distinguishes draws from one key"),
     "dtype": Attribute((DType,), default=float32, required=False, doc="float32 or float64"),
 }

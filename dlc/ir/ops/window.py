@@ -139,9 +139,11 @@ register(
         evaluate=reduce_window_evaluate,
         attributes={
             "combiner": Attribute((str,), doc="'add', 'maximum' or 'minimum'"),
-            "window": Attribute((int,), doc="window extent per dimension"),
-            "strides": Attribute((int,), default=1, required=False, doc="step per dimension"),
-            "dilations": Attribute((int,), default=1, required=False, doc="distance of window elements per dimension"),
+            "window": Attribute((int,), many=True, doc="window extent per dimension"),
+            "strides": Attribute((int,), many=True, default=1, required=False, doc="step per dimension"),
+            "dilations": Attribute(
+                (int,), many=True, default=1, required=False, doc="distance of window elements per dimension"
+            ),
         },
         compute=reduce_window_compute,
         vjp=single_vjp(reduce_window_vjp),

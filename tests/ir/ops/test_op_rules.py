@@ -137,6 +137,32 @@ def test_wrong_operands_give_typed_errors_only(name: str) -> None:
                     assert tuple(v.type for v in results) == node.output_types
 
 
+ODD_VALUES: list[Any] = [
+    -1, 0, 1, 7, 2**31, -(2**31), 2**70, (), (0,), (0, 0), (-1, -1), (2**31,) * 2, ((1, 2),), ((2**40, 0), (0, 0)), 1.5,
+    float("nan"), float("inf"), "x", "", None, True, (True,), ("n",), (1.5, 2.0), DTYPES["string"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(all_ops()))
+def test_odd_attributes_give_typed_errors_only(name: str) -> None:
+    """Whatever an attribute's value, the type rule succeeds or raises TypeRuleError; so does the expansion."""
+    samples = samples_of(name)
+    for sample in samples[:: max(1, len(samples) // 3)]:
+        for attribute in all_ops()[name].attributes:
+            for value in ODD_VALUES:
+                b = Builder()
+                inputs = [b.input(f"x{k}", tensor_type(a.dtype, a.shape)) for k, a in enumerate(sample.arrays)]
+                try:
+                    b.emit(name, inputs, {**sample.attributes, attribute: value})
+                except TypeRuleError as error:
+                    assert str(error).startswith(name)
+                    continue
+                node = b.nodes[-1]
+                if node.op.expand is not None:
+                    results = node.op.expand(b, node.inputs, node.attributes, Mode.TRAINING)
+                    assert tuple(v.type for v in results) == node.output_types, (sample.label, attribute, value)
+
+
 def test_attributes_are_normalised() -> None:
     b = Builder()
     x = b.input("x", tensor_type(F, (2, 3, 4)))
