@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of, merge
+from dlc.codegen.contract_analysis import FIRST_READ, OUT, LoopAxis, Problem, extent_of, merge
 from dlc.codegen.target import CpuTarget
 
 PACKED, LOCAL, DIRECT = "packed", "local", "direct"
@@ -63,6 +63,7 @@ class Blocking:
     ``row_chunks`` and ``column_chunks`` are tasks per group; ``block_panels`` panels stay in cache while row
     tiles pass; with ``ahead`` the next ones are fetched meanwhile. Depth level ``depth_level`` advances by
     ``depth_block`` iterations per pass. ``staged``: each row tile is first copied to scratch memory.
+    ``overwritten`` numbers the epilogue's reads that may be the output's own memory.
     """
 
     tile: RegisterTile
@@ -79,6 +80,7 @@ class Blocking:
     depth_block: int
     ahead: bool
     staged: bool
+    overwritten: frozenset[int]
 
     @property
     def depth_blocks(self) -> int:
@@ -127,7 +129,9 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
     level, block = _depth_blocking(problem, levels, staged, panels_from, target)
     depth = extent_of(levels[level + 1 :]) * block
     block_panels = max(1, target.l2_bytes // 2 // max(1, depth * tile.width * itemsize))
-    ahead = panels_from == PACKED and 1 < -(-tile_count // row_chunks) <= FEW_TILES
+    chunk_tiles = -(-tile_count // row_chunks)
+    far = tile_count <= FEW_TILES or chunk_panels * tile.width * extent_of(levels) * itemsize > target.l2_bytes // 2
+    ahead = panels_from == PACKED and 1 < chunk_tiles <= FEW_TILES and far
     return Blocking(
         tile=tile,
         panels_from=panels_from,
@@ -143,7 +147,21 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
         depth_block=block,
         ahead=ahead,
         staged=staged,
+        overwritten=_overwritten(problem, whole=extent_of(levels[:level]) * -(-levels[level].extent // block) == 1),
     )
+
+
+def _overwritten(problem: Problem, whole: bool) -> frozenset[int]:
+    """Return the reads that touch each element just before the same element is stored, in one pass over the depth."""
+    found = set()
+    axes = (*problem.batch, *problem.rows, *problem.columns)
+    for number, read in enumerate(problem.reads):
+        tensor = FIRST_READ + number
+        same = all(axis.strides[tensor] == axis.strides[OUT] for axis in axes)
+        alike = read.dtype is problem.out_dtype and problem.sizes[tensor] == problem.sizes[OUT] and read.offset == 0
+        if whole and same and alike:
+            found.add(number)
+    return frozenset(found)
 
 
 def _stages(problem: Problem, flat: bool, panels: int, itemsize: int) -> bool:
@@ -179,6 +197,7 @@ def _depth_blocking(
         fitting = longest = 256
     elif panels_from == LOCAL:
         fitting = min(fitting, 1024)
+        longest = 2 * fitting
     # Partial sums are kept in the output.
     can_block = problem.out_dtype is problem.dtype and problem.row_count > 32
     if depth <= longest or not can_block:

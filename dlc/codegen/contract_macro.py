@@ -74,7 +74,8 @@ class MacroKernel:
             Buffer("out", problem.out_dtype, problem.sizes[OUT], writable=True),
         ]
         for number, read in enumerate(problem.reads):
-            buffers.append(Buffer(f"e{number}", read.dtype, problem.sizes[FIRST_READ + number]))
+            alias = "out" if number in blocking.overwritten else None
+            buffers.append(Buffer(f"e{number}", read.dtype, problem.sizes[FIRST_READ + number], aliases=alias))
         body = tuple(self._task())
         tasks = (
             ("rc", blocking.row_chunks),
@@ -291,7 +292,7 @@ class MacroKernel:
             stride = self.column.strides[tensor]
             lanes = LANES_NONE if stride == 0 else LANES_UNIT if stride == 1 else LANES_STRIDE
             where = maps[tensor]
-            forms.append(ReadForm(read.dtype, where.mode, lanes))
+            forms.append(ReadForm(read.dtype, where.mode, lanes, number in blocking.overwritten))
             base = total(where.base, scaled(first, stride), const(read.offset))
             places.append(Place(Window(f"e{number}", base), where.values(rows), const(stride)))
         row_map = maps[problem.row_operand]

@@ -81,7 +81,8 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
         calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
     kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
     calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
-    return Lowered(tuple(calls), temporaries)
+    in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(blocking.overwritten))
+    return Lowered(tuple(calls), temporaries, in_place)
 
 
 def _wants_dot(problem: Problem, constants: frozenset[int]) -> bool:

@@ -39,12 +39,13 @@ class ReadForm:
     """How an epilogue tensor is read in a tile.
 
     ``rows``: the same for all rows, one stride, or an offset per row; ``lanes``: one element for all columns,
-    contiguous, or strided.
+    contiguous, or strided. ``overwritten``: the tensor may be the output's own memory.
     """
 
     dtype: DType
     rows: str
     lanes: str
+    overwritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def micro_kernel(spec: MicroSpec) -> Kernel:
     size = spec.rows * spec.vectors * spec.lanes
     buffers = [Buffer("rows", spec.dtype, None), Buffer("panel", spec.dtype, None)]
     buffers.append(Buffer("out", spec.out_dtype, None, writable=True))
-    buffers += [Buffer(f"e{number}", form.dtype, None) for number, form in enumerate(spec.reads)]
+    for number, form in enumerate(spec.reads):
+        buffers.append(Buffer(f"e{number}", form.dtype, None, aliases="out" if form.overwritten else None))
     body: list[Stmt] = [Alloc(Buffer("acc", spec.dtype, size, Space.LOCAL))]
     zero = _each_vector(spec, lambda i, v: (Store("acc", _slot(spec, i, v), const(0, spec.dtype)),))
     if spec.blocked:

@@ -183,7 +183,11 @@ def test_epilogue_of_bias_residual_and_relu(name, level):
     lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], 2, epilogue)
     assert len(lowered.calls) <= 2 and len(lowered.temporaries) <= 1
     out = Native(lowered, TARGETS[level], 2)([*arrays, bias, residual], aligned(shape, np.float32, np.nan))
-    np.testing.assert_allclose(out, np.maximum(product + bias + residual, 0), rtol=1e-4, atol=1e-4)
+    expected = np.maximum(product + bias + residual, 0)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+    assert lowered.in_place == ((0, 3),)
+    in_place = Native(lowered, TARGETS[level], 2)([*arrays, bias, residual], residual)
+    assert np.array_equal(in_place, out)
 
 
 def test_epilogue_that_uses_positions_runs_apart():
@@ -200,6 +204,14 @@ def test_epilogue_that_uses_positions_runs_apart():
     product = arrays[0] @ arrays[1]
     mask = np.arange(70)[None, :] <= np.arange(37)[:, None]
     np.testing.assert_allclose(out, np.where(mask, product, -1) + extra[::-1], rtol=1e-4, atol=1e-4)
+
+
+def test_partial_sums_in_the_output_forbid_overwriting():
+    arrays = [aligned((70, 9000), np.float32), aligned((9000, 40), np.float32)]
+    body = apply("add", Var("acc", float32), Read(0, (Var("m"), Var("n")), float32))
+    epilogue = Epilogue(body, float32, (tensor_type(float32, (70, 40)),))
+    lowered, _ = _lower("m k, k n -> m n", arrays, {}, TARGETS["avx512"], 1, epilogue)
+    assert lowered.in_place == ()
 
 
 def test_packing_reads_one_operand_only():
