@@ -85,9 +85,7 @@ def compile(
     Returns:
         An executable: ``run({"x": array})`` gives a dict of arrays, ``exe(array)`` takes and gives positional ones.
     """
-    return compile_graph(
-        ir_graph(graph), device=device, precision=precision, threads=threads, shapes=shapes, dump=dump
-    )
+    return compile_graph(ir_graph(graph), device=device, precision=precision, threads=threads, shapes=shapes, dump=dump)
 
 
 def grad(graph: Any, of: str, wrt: Sequence[str]) -> Graph:

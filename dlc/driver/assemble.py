@@ -188,9 +188,7 @@ class Assembler:
         for view, type_ in zip(operands[:carries], node.input_types[:carries], strict=True):
             holders.append(self.buffer(SlotKind.ARENA, f"{label} carry", type_, outside + 1))
             self.add_copy(view, holders[-1], type_, outside, f"{label} carry")
-        stacked = [
-            self.buffer(SlotKind.ARENA, f"{label} output", t, outside) for t in node.output_types[carries:]
-        ]
+        stacked = [self.buffer(SlotKind.ARENA, f"{label} output", t, outside) for t in node.output_types[carries:]]
         self.streams.append([])
         inside = outside + 1
         depth = inside - RUN_LEVEL - 1

@@ -27,8 +27,8 @@ from dlc.ir.opdef import Mode
 from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, SlotKind
 from dlc.ir.types import DType
 from dlc.passes.bind import bind
-from dlc.passes.fuse import fuse
 from dlc.passes.fold import FoldOptions, fold
+from dlc.passes.fuse import fuse
 from dlc.passes.hoist import lift_constants, split
 from dlc.passes.manager import Instruments, Pass, run_pipeline
 from dlc.passes.memory import plan_memory
@@ -203,7 +203,7 @@ def _dump(
 
 
 def predict_memory(graph: Graph, threads: int | None = None) -> CompileReport:
-    """Plan a bound inference graph without generating code; the report holds sizes, FLOPs and what is live at the peak."""
+    """Plan a bound inference graph without generating code; the report holds sizes, FLOPs and the arena's peak."""
     options = CompileOptions.make(Mode.INFERENCE, "cpu", "float32", threads)
     target = host_target(options.features)
     report = CompileReport()

@@ -65,7 +65,9 @@ def after_each_pass(graph: Graph, feeds: Mapping[str, np.ndarray]) -> Iterator[t
         yield name, interpret(snapshot, feeds)
 
 
-def first_diverging_node(graph: Graph, feeds: Mapping[str, np.ndarray], tolerance: float, threads: int | None) -> tuple[Node, Difference] | None:
+def first_diverging_node(
+    graph: Graph, feeds: Mapping[str, np.ndarray], tolerance: float, threads: int | None
+) -> tuple[Node, Difference] | None:
     """Return the first node, in order, whose compiled result differs from the interpreter's; None if none does.
 
     Every value becomes an output, so the compiled graph fuses less than usual.

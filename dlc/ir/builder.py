@@ -134,7 +134,9 @@ class Builder:
 
     # -- nodes --------------------------------------------------------------------
 
-    def emit(self, op: OpDef | str, inputs: Sequence[Value], attributes: Mapping[str, Any] | None = None) -> tuple[Value, ...]:
+    def emit(
+        self, op: OpDef | str, inputs: Sequence[Value], attributes: Mapping[str, Any] | None = None
+    ) -> tuple[Value, ...]:
         """Add one node and return its results. Raises TypeRuleError naming op, origin and operand types."""
         op = find_op(op) if isinstance(op, str) else op
         try:
@@ -250,7 +252,13 @@ class Builder:
             outputs = tuple(Value(v.type, v.hint) for v in node.outputs)
             mapping.update(zip(node.outputs, outputs, strict=True))
             self.nodes.append(
-                Node(node.op, tuple(mapping[v] for v in node.inputs), node.attributes, outputs, node.origins or self._origins)
+                Node(
+                    node.op,
+                    tuple(mapping[v] for v in node.inputs),
+                    node.attributes,
+                    outputs,
+                    node.origins or self._origins,
+                )
             )
         return tuple(mapping[v] for v in graph.outputs)
 
