@@ -112,11 +112,21 @@ def register_tile(target: CpuTarget, itemsize: int, columns: int) -> RegisterTil
     return RegisterTile(rows, vectors, lanes)
 
 
+def _wide_tile(target: CpuTarget, tile: RegisterTile, rows: int, columns: int) -> RegisterTile:
+    """Return a wider tile for very few rows: panels read in place then come in longer runs."""
+    vectors = 8 if target.vector_registers >= 32 else 4
+    if rows * vectors > target.vector_registers - 8 or columns < vectors * tile.lanes:
+        return tile
+    return RegisterTile(rows, vectors, tile.lanes)
+
+
 def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> Blocking:
     """Choose tile, blocks and chunks."""
     itemsize = problem.dtype.itemsize
     column = problem.columns[-1]
     tile = register_tile(target, itemsize, column.extent)
+    if panels_from == DIRECT and not problem.spread:
+        tile = _wide_tile(target, tile, problem.row_count, column.extent)
     panels = -(-column.extent // tile.width)
     levels = merge(problem.depth, [problem.row_operand]) if panels_from == PACKED else problem.depth
     if not levels:

@@ -333,7 +333,7 @@ def _call(s: FunctionState, statement: Call) -> None:
 
 
 def _prefetch(s: FunctionState, statement: Prefetch) -> None:
-    prefetch(s, s.buffer(statement.buffer), evaluate(s, statement.index))
+    prefetch(s, s.buffer(statement.buffer), evaluate(s, statement.index), statement.level)
 
 
 def _transpose(s: FunctionState, statement: Transpose) -> None:

@@ -179,10 +179,11 @@ def transpose(s: FunctionState, target: Memory, to: list[Value], source: Memory,
         s.do(f"store {kind} {vector}, ptr {address(s, target, row)}, align {align}")
 
 
-def prefetch(s: FunctionState, memory: Memory, index: Value) -> None:
-    """Hint that the element (of lane 0) is needed soon."""
+def prefetch(s: FunctionState, memory: Memory, index: Value, level: int) -> None:
+    """Hint that the element (of lane 0) is needed soon in the cache of ``level``."""
+    locality = max(0, 4 - level)
     s.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-    s.do(f"call void @llvm.prefetch.p0(ptr {address(s, memory, index, inbounds=False)}, i32 0, i32 3, i32 1)")
+    s.do(f"call void @llvm.prefetch.p0(ptr {address(s, memory, index, inbounds=False)}, i32 0, i32 {locality}, i32 1)")
 
 
 def conflicts(index: Value) -> bool:

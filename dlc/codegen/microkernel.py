@@ -292,7 +292,7 @@ def _step(spec: MicroSpec) -> list[Stmt]:
             statements.append(Prefetch("panel", later))
     if spec.ahead:
         later = apply("add", Var("ahead"), apply("mul", panel_depth, Var("ahead_step")))
-        statements.append(Prefetch("panel", later))
+        statements.append(Prefetch("panel", later, level=2))
     for row in range(spec.rows):
         at = apply("add", Var(f"a{row}"), row_depth)
         if not spec.spread:

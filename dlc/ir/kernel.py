@@ -127,10 +127,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Prefetch:
-    """A hint that ``buffer[index]`` is needed soon; no effect on values."""
+    """A hint that ``buffer[index]`` is needed soon in the cache of that ``level``; no effect on values."""
 
     buffer: str
     index: Expr
+    level: int = 1
 
 
 @dataclass(frozen=True)

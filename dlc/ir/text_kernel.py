@@ -192,8 +192,9 @@ class _Printer:
                 arguments = [f"window({self.buffer(w.buffer)}, {self.expr(w.offset, depth)})" for w in windows]
                 arguments += [self.expr(scalar, depth) for scalar in scalars]
                 self.put(depth, f"{self.names[kernel]}({', '.join(arguments)})")
-            case Prefetch(buffer=buffer, index=index):
-                self.put(depth, f"prefetch({self.buffer(buffer)}, {self.expr(index, depth)})")
+            case Prefetch(buffer=buffer, index=index, level=level):
+                where = f", {level}" if level != 1 else ""
+                self.put(depth, f"prefetch({self.buffer(buffer)}, {self.expr(index, depth)}{where})")
             case Transpose():
                 sides = [
                     f"window({self.buffer(w.buffer)}, {self.expr(w.offset, depth)}), {self.expr(stride, depth)}"
