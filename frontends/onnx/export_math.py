@@ -188,7 +188,9 @@ def export_shift(w: Writer, node: Node) -> str:
         wide = [w.cast(n, uint64) for n in (x, y)]
         return w.cast(w.node("BitShift", wide, direction="LEFT" if left else "RIGHT"), dtype)
     x, y = (w.cast(n, int64) for n in (x, y))
-    y = w.node("Clip", [y, w.constant(0, int64), w.constant(62, int64)])
+    all_bits = w.constant(62, int64)
+    outside = w.node("Less", [y, w.constant(0, int64)])
+    y = w.node("Where", [outside, all_bits, w.node("Min", [y, all_bits])])
     power = w.node("Pow", [w.constant(2, int64), y])
     return w.cast(w.node("Div", [w.node("Sub", [x, w.node("Mod", [x, power])]), power]), dtype)
 

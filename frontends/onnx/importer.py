@@ -168,10 +168,11 @@ class Session:
     def bind_initializers(self, graph: GraphProto, frame: Frame) -> set[str]:
         """Bind the initializers of a graph in ``frame``; return their names."""
         stored = set()
-        for proto in graph.initializer:
+        apart = self.source.weights if frame.around is None and frame.depth == 0 else {}
+        for number, proto in enumerate(graph.initializer):
             stored.add(proto.name)
             try:
-                array = to_array(proto, self.source.folder)
+                array = to_array(proto, self.source.folder, raw=apart.get(number))
             except DlcError as error:
                 self.sink.report(error)
                 frame.tensors[proto.name] = _POISON

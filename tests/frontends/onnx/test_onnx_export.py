@@ -58,7 +58,7 @@ def test_cases_of_the_standard(every: int, least: int) -> None:
         if fault:
             wrong.append(f"{case.name}: {fault}")
         passed += not fault
-    assert len(wrong) <= 1, wrong  # shifting by more than the width is undefined in onnxruntime
+    assert not wrong
     assert len(unsupported) <= MISSING_KERNELS, unsupported
     assert passed >= least
 

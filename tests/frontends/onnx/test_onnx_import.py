@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnx_models import BOOL, INT64, info, model, node, single
 from dlc.errors import TypeRuleError
 from dlc.frontends.onnx import load
 from dlc.frontends.onnx.summary import model_summary
+from dlc.frontends.onnx.wire import FileBytes, HeldBytes, split_weights
 from dlc.ir.dims import symbol
 from dlc.ir.graph import Role
 from dlc.ir.interpret import interpret
@@ -356,3 +358,40 @@ def test_dropout_draws_from_a_random_key() -> None:
 def test_summary() -> None:
     facts = model_summary(classifier())
     assert facts["opset"] == "ai.onnx 21" and facts["onnx_nodes"] == 9 and facts["initializers"] == 10
+
+
+def test_weights_of_files_are_read_into_aligned_memory(tmp_path: Path) -> None:
+    made = classifier()
+    large = np.random.default_rng(5).normal(size=(33, 65)).astype(np.float32)
+    made.graph.initializer.insert(1, numpy_helper.from_array(large, "large"))
+    made.graph.node.append(node("MatMul", ["probe", "large"], ["z"]))
+    made.graph.input.append(info("probe", [1, 33]))
+    made.graph.output.append(info("z", None))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    for source in (path, path.read_bytes(), made):
+        graph = load(source)
+        for spec in graph.signature.inputs:
+            if spec.initial is not None:
+                stored = next(t for t in made.graph.initializer if t.name == spec.name)
+                np.testing.assert_array_equal(spec.initial, numpy_helper.to_array(stored))
+    found = load(path).spec("large").initial
+    assert found is not None and found.ctypes.data % 64 == 0 and not found.flags.writeable
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["bytes", "file"])
+def test_splitting_weights_off_keeps_everything(held: bool, tmp_path: Path) -> None:
+    made = classifier()
+    made.graph.initializer.append(numpy_helper.from_array(np.ones((40, 40), np.float32), "a"))
+    made.graph.initializer.insert(0, numpy_helper.from_array(np.zeros((70, 50), np.float64), "b"))
+    made.metadata_props.add(key="k", value="v")
+    data = made.SerializeToString()
+    (tmp_path / "m").write_bytes(data)
+    with open(tmp_path / "m", "rb") as file:
+        split = split_weights(HeldBytes(data) if held else FileBytes(file.fileno()))
+    assert sorted(split.weights) == [0, len(made.graph.initializer) - 1]
+    again = onnx.ModelProto.FromString(split.model)
+    for number, weight in split.weights.items():
+        assert not again.graph.initializer[number].HasField("raw_data")
+        again.graph.initializer[number].raw_data = bytes(weight)
+    assert again == made
