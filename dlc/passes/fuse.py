@@ -28,7 +28,7 @@ def fuse(graph: Graph, options: FuseOptions | None = None) -> Graph:
     graph = in_regions(graph, lambda region: fuse(region, chosen))
     grouping = Grouping(graph, chosen)
     group_nodes(grouping)
-    return build(graph, grouping.facts, [g for g in grouping.forest.groups if g.nodes])
+    return build(grouping.graph, grouping.facts, [g for g in grouping.forest.groups if g.nodes])
 
 
 def group_nodes(state: Grouping) -> None:
@@ -43,7 +43,9 @@ def group_nodes(state: Grouping) -> None:
             case NodeKind.CONTRACTION:
                 state.alone(node, position, GroupKind.CONTRACTION)
             case NodeKind.POINTWISE:
-                if not (as_epilogue(state, node, position) or in_rows(state, node, position)):
+                if as_epilogue(state, node, position):
+                    continue
+                if node in state.copies or not in_rows(state, node, position):
                     pointwise(state, node, position)
             case NodeKind.REDUCTION:
                 reduction(state, node, position)

@@ -19,6 +19,8 @@ def pointwise(state: Grouping, node: Node, position: int) -> None:
         group = state.forest.group(number)
         if group.kind is not GroupKind.POINTWISE or not state.fits([*chosen, *sealed, number], node):
             continue
+        if node in state.copies and not all(n in state.copies for n in group.nodes):
+            continue  # a copy is there to be computed where it is read, not where its operands are made
         if group.crosses and not state.reads_only(node, number):
             continue
         same = shape_size(group.shape) == size and state.reads_in_order(node, number)

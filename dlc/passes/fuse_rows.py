@@ -94,9 +94,10 @@ def _rows_stay_in_cache(state: Grouping, group: Group) -> bool:
 
 
 def in_rows(state: Grouping, node: Node, position: int) -> bool:
-    """Add a pointwise node to the row group that it reads from."""
+    """Add a pointwise node to the row group that it reads from, with what else is computed along its rows."""
     sources = state.sources(node)
     rows = [g for g in sources if state.forest.group(g).kind is GroupKind.ROWS]
+    beside = [g for g, operand in sources.items() if _joins_rows(state, node, g, operand)] if rows else []
     chosen: list[int] = []
     role: ValueMap | None = None
     for number in sorted(rows, key=lambda g: -state.forest.group(g).last):
@@ -104,33 +105,52 @@ def in_rows(state: Grouping, node: Node, position: int) -> bool:
         mine = _role(state, node, group)
         if mine is None or (chosen and (mine != role or not _same_rows(state, chosen[0], number))):
             continue
-        if state.fits([*chosen, number], node) and state.acyclic([*chosen, number], node):
-            chosen.append(number)
+        between = [g for g in beside if g not in chosen and _needs_rows(state, state.forest.group(g), [number])]
+        if between and not _rows_stay_in_cache(state, group):
+            between = []
+        if state.fits([*chosen, number, *between], node) and state.acyclic([*chosen, number, *between], node):
+            chosen += [number, *between]
             role = mine
+            for other in between:
+                _place_along(state, other, mine, needs=True)
     if not chosen or role is None:
         return False
-    shape = state.shape(node)
-    for number, operand in sources.items():
-        group = state.forest.group(number)
-        if group.kind is not GroupKind.POINTWISE or group.crosses or group.shape != shape:
-            continue
-        if not state.is_identity(node, operand):
-            continue
-        if state.base(node.inputs[operand])[0] is not node.inputs[operand]:
+    for number in beside:
+        if number in chosen or _needs_rows(state, state.forest.group(number), chosen):
             continue
         if state.fits([*chosen, number], node) and state.acyclic([*chosen, number], node):
-            for member in group.nodes:
-                value = member.outputs[0]
-                group.maps[value] = role if value not in group.sealed else (Place.OTHER,) * value.type.rank
+            _place_along(state, number, role, needs=False)
             chosen.append(number)
-    target = state.forest.group(chosen[0])
     dependent = any(state.base(v)[0] in state.forest.group(g).dependent for v in node.inputs for g in chosen)
-    number = state.join(node, position, chosen)
-    target = state.forest.group(number)
-    target.maps[node.outputs[0]] = role
+    group = state.forest.group(state.join(node, position, chosen))
+    group.maps[node.outputs[0]] = role
     if dependent:
-        target.dependent.add(node.outputs[0])
+        group.dependent.add(node.outputs[0])
     return True
+
+
+def _joins_rows(state: Grouping, node: Node, number: int, operand: int) -> bool:
+    """Tell whether what a pointwise group computes for ``node`` can be computed along the rows with it."""
+    group = state.forest.group(number)
+    if group.kind is not GroupKind.POINTWISE or group.crosses or group.shape != state.shape(node):
+        return False
+    value = node.inputs[operand]
+    return state.is_identity(node, operand) and state.base(value)[0] is value
+
+
+def _place_along(state: Grouping, number: int, role: ValueMap, needs: bool) -> None:
+    """Give the values of a pointwise group their place among rows; ``needs`` says that they read row results."""
+    group = state.forest.group(number)
+    for member in group.nodes:
+        value = member.outputs[0]
+        group.maps[value] = role if value not in group.sealed else (Place.OTHER,) * value.type.rank
+        if needs:
+            group.dependent.add(value)
+
+
+def _needs_rows(state: Grouping, group: Group, rows: Sequence[int]) -> bool:
+    """Tell whether ``group`` reads results of the row groups ``rows``."""
+    return not {state.forest.find(i) for i in group.inputs}.isdisjoint(map(state.forest.find, rows))
 
 
 def _same_rows(state: Grouping, one: int, other: int) -> bool:

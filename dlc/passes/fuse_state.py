@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dlc.ir.graph import Graph, Node, Value, producers
 from dlc.passes.fuse_groups import Group, GroupForest, GroupKind
 from dlc.passes.fuse_kinds import NodeFacts, NodeKind, facts_of, shape_size
+from dlc.passes.fuse_recompute import duplicate_cheap
 
 OUTSIDE = -1
 """A reader that wants the whole tensor: a graph output, or a node that is never fused with what it reads."""
@@ -33,17 +34,12 @@ class Grouping:
     """All nodes with their facts and groups; rules add one node after the other."""
 
     def __init__(self, graph: Graph, options: FuseOptions) -> None:
-        self.graph = graph
         self.options = options
         self.forest = GroupForest()
-        self.facts: dict[Node, NodeFacts] = {}
-        cache: dict[tuple, NodeFacts] = {}
-        for node in graph.nodes:
-            key = (node.op, node.attributes, node.input_types, node.output_types) if not node.op.region else (node,)
-            known = cache.get(key)
-            if known is None:
-                known = cache[key] = facts_of(node)
-            self.facts[node] = known
+        self._known: dict[tuple, NodeFacts] = {}
+        graph, self.copies = duplicate_cheap(graph, self._facts_of)
+        self.graph = graph
+        self.facts: dict[Node, NodeFacts] = {node: self._facts_of(node) for node in graph.nodes}
         self.made_by = producers(graph)
         self.position = {node: k for k, node in enumerate(graph.nodes)}
         self.group_of: dict[Node, int] = {}
@@ -52,6 +48,13 @@ class Grouping:
         self.planned: dict[Node, int] = {}
         """Pointwise nodes that are to be epilogues, and of which contraction."""
         self._count_uses()
+
+    def _facts_of(self, node: Node) -> NodeFacts:
+        key = (node.op, node.attributes, node.input_types, node.output_types) if not node.op.region else (node,)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = facts_of(node)
+        return known
 
     def _count_uses(self) -> None:
         """List the real readers of every value, through nodes that readers take a copy of."""
