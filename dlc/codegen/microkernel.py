@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from dlc.ir.cost import cost
 from dlc.ir.epilogue import ACCUMULATOR
 from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
 from dlc.ir.kernel import (
@@ -31,6 +32,8 @@ from dlc.ir.kernel import (
 from dlc.ir.types import DType
 
 ROWS_NONE, ROWS_STRIDE, ROWS_TABLE = "none", "stride", "table"
+LONG_EPILOGUE = 16
+"""An epilogue that costs more per element (see ``ir.cost``) is not unrolled over the tile's rows."""
 LANES_NONE, LANES_UNIT, LANES_STRIDE = "none", "unit", "stride"
 
 
@@ -116,12 +119,13 @@ def _names(prefix: str, mode: str, rows: int) -> list[str]:
     return [f"{prefix}_stride"] if mode == ROWS_STRIDE else []
 
 
-def _row(prefix: str, mode: str, row: int) -> Expr:
+def _row(prefix: str, mode: str, row: int | Var) -> Expr:
     """Return the offset of tile row ``row``."""
     if mode == ROWS_TABLE:
+        assert isinstance(row, int)
         return Var(f"{prefix}{row}")
-    if mode == ROWS_STRIDE and row:
-        return apply("mul", Var(f"{prefix}_stride"), const(row))
+    if mode == ROWS_STRIDE and row != 0:
+        return apply("mul", Var(f"{prefix}_stride"), const(row) if isinstance(row, int) else row)
     return const(0)
 
 
@@ -200,7 +204,7 @@ def micro_kernel(spec: MicroSpec) -> Kernel:
         body += zero
     body += _prefetch_tiles(spec)
     body += _depth_loops(spec)
-    final = _each_vector(spec, lambda i, v: (Store("out", _out_index(spec, i, v), _value(spec, i, v)),), spec.masked)
+    final = _epilogue(spec)
     if spec.blocked:
         plain = _each_vector(
             spec,
@@ -235,7 +239,7 @@ def _column(spec: MicroSpec, vector: int) -> Expr:
     return apply("add", const(vector * spec.lanes), Var("lane")) if vector else Var("lane")
 
 
-def _out_index(spec: MicroSpec, row: int, vector: int) -> Expr:
+def _out_index(spec: MicroSpec, row: int | Var, vector: int) -> Expr:
     return apply("add", _row("c", spec.out_rows, row), _column(spec, vector))
 
 
@@ -308,9 +312,36 @@ def _step(spec: MicroSpec) -> list[Stmt]:
     return statements
 
 
-def _value(spec: MicroSpec, row: int, vector: int) -> Expr:
+def _epilogue(spec: MicroSpec) -> list[Stmt]:
+    """Apply the epilogue to all accumulators: in registers, or where its code is long, in a loop over rows."""
+    modes = {spec.out_rows, *(form.rows for form in spec.reads)}
+    if cost([spec.body]) <= LONG_EPILOGUE or ROWS_TABLE in modes or spec.rows == 1:
+        return _each_vector(
+            spec,
+            lambda i, v: (
+                Store("out", _out_index(spec, i, v), _value(spec, i, v, Load("acc", _slot(spec, i, v), spec.dtype))),
+            ),
+            spec.masked,
+        )
+    tile = Buffer("tile", spec.dtype, spec.rows * spec.vectors * spec.lanes, Space.LOCAL)
+    spill = _each_vector(
+        spec, lambda i, v: (Store("tile", _slot(spec, i, v), Load("acc", _slot(spec, i, v), spec.dtype)),), False
+    )
+    row = Var("row")
+    loops: list[Stmt] = []
+    for vector in range(spec.vectors):
+        slot = apply("add", apply("mul", row, const(spec.vectors * spec.lanes)), _column(spec, vector))
+        value = _value(spec, row, vector, Load("tile", slot, spec.dtype))
+        store = Store("out", _out_index(spec, row, vector), value)
+        limited = spec.masked and vector == spec.vectors - 1
+        active = apply("less", Var("lane"), Var("active")) if limited else None
+        loops.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (store,), active))
+    return [Alloc(tile), *spill, For(row, const(spec.rows), LoopKind.SERIAL, tuple(loops))]
+
+
+def _value(spec: MicroSpec, row: int | Var, vector: int, accumulated: Expr) -> Expr:
     """Return the epilogue for one accumulator."""
-    mapping: dict[Expr, Expr] = {Var(ACCUMULATOR, spec.dtype): Load("acc", _slot(spec, row, vector), spec.dtype)}
+    mapping: dict[Expr, Expr] = {Var(ACCUMULATOR, spec.dtype): accumulated}
     for number, form in enumerate(spec.reads):
         index = _row(f"e{number}_", form.rows, row)
         if form.lanes == LANES_UNIT:

@@ -11,7 +11,7 @@ from dlc.codegen.llvm_target import host_target
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec
 from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.expr import Read, Var, apply, cast, const
-from dlc.ir.ops.contract import contract_evaluate
+from dlc.ir.ops.contract import contract_evaluate, dim_expression
 from dlc.ir.types import as_dtype, float32, float64, tensor_type
 from dlc.ir.verify_kernel import verify
 
@@ -188,6 +188,25 @@ def test_epilogue_of_bias_residual_and_relu(name, level):
     assert lowered.in_place == ((0, 3),)
     in_place = Native(lowered, TARGETS[level], 2)([*arrays, bias, residual], residual)
     assert np.array_equal(in_place, out)
+
+
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("name", ["matmul", "conv narrow image", "one row", "conv groups", "depthwise"])
+def test_long_epilogue(name, level):
+    spec, lhs, rhs, sizes = SPECS[name]
+    rng = np.random.default_rng(13)
+    arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
+    product = _evaluate(spec, [a.astype(np.float64) for a in arrays], sizes)
+    residual = aligned(product.shape, np.float32, rng.standard_normal(product.shape))
+    extents = infer_extents(parse_spec(spec), lhs, rhs, sizes)
+    place = tuple(dim_expression(d, extents) for d in parse_spec(spec).output)
+    x = apply("add", Var("acc", float32), Read(0, place, float32))
+    body = apply("mul", apply("sigmoid", x), apply("tanh", x))
+    epilogue = Epilogue(body, float32, (tensor_type(float32, product.shape),))
+    lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], 2, epilogue, (1,))
+    out = Native(lowered, TARGETS[level], 2)([*arrays, residual], aligned(shape, np.float32, np.nan))
+    x = product + residual
+    np.testing.assert_allclose(out, np.tanh(x) / (1 + np.exp(-x)), rtol=1e-4, atol=1e-5)
 
 
 def test_epilogue_that_uses_positions_runs_apart():
