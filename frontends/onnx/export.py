@@ -95,7 +95,7 @@ def _raw(array: np.ndarray) -> memoryview:
     """Return the little-endian bytes of an array, without a copy where it is contiguous; 4-bit types are packed."""
     if as_dtype(array.dtype).bits == 4:
         return memoryview(numpy_helper.from_array(array).raw_data)
-    return memoryview(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
 
 
 def _replace(target: Path, chunks: Sequence[Any]) -> None:

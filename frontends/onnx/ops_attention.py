@@ -18,7 +18,7 @@ def import_attention(call: Call) -> Any:
     plain = (
         not any(call.has(k) for k in (4, 5, 6))
         and not any(call.wants(k) for k in (1, 2, 3))
-        and call.float("softcap", 0.0) == 0.0
+        and call.real("softcap", 0.0) == 0.0
         and call.dtype(0) is call.dtype(1) is call.dtype(2)
         and (not call.has(3) or call.dtype(3) in (bool_, call.dtype(0)))
         and (not call.has(3) or not call.flag("is_causal"))
@@ -35,7 +35,7 @@ def _heads(call: Call, index: int, attribute: str) -> Value:
     if x.type.rank != 3:
         call.fail(f"input {index} has rank {x.type.rank}; it must be 3 or 4")
     batch, sequence, width = x.type.shape
-    count = call.int(attribute)
+    count = call.integer(attribute)
     size = exact_quotient(width, count) if count > 0 else None
     if size is None:
         call.fail(f"a width of {width} does not divide into {attribute} {count}")
@@ -61,7 +61,7 @@ def _composite(call: Call) -> Value:
         if broadcast_shapes(mask.type.shape, scores) != scores:
             call.fail(f"the mask {list(mask.type.shape)} does not broadcast to {list(scores)}")
         operands.append(mask)
-    y = b.attention(*operands, scale=call.float("scale", None), causal=call.flag("is_causal"))
+    y = b.attention(*operands, scale=call.real("scale", None), causal=call.flag("is_causal"))
     if call.has(3) and call.dtype(3) is bool_:  # a query that may attend to nothing gets zeros
         some = b.reduce_or(mask, axes=(mask.type.rank - 1,), keepdims=True)
         y = b.where(b.broadcast_to(some, y.type.shape), y, b.zeros_like(y))

@@ -95,7 +95,7 @@ def _with_captures(region: Region, outputs: Sequence[Tensor], captures: Sequence
 def import_scan(call: Call) -> list[Value]:
     """A loop over slices of sequences, with states."""
     b = call.b
-    sequences = call.int("num_scan_inputs")
+    sequences = call.integer("num_scan_inputs")
     states = len(call.inputs) - sequences
     graph, frame = call.session.open_subgraph(call, "body")
     results = len(graph.output) - states

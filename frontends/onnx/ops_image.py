@@ -201,10 +201,10 @@ def import_resize(call: Call) -> Value:
         call.string("mode", "nearest"),
         call.string("coordinate_transformation_mode", "half_pixel"),
         call.string("nearest_mode", "round_prefer_floor"),
-        call.float("cubic_coeff_a", -0.75),
+        call.real("cubic_coeff_a", -0.75),
         call.flag("exclude_outside"),
         call.flag("antialias"),
-        call.float("extrapolation_value", 0.0),
+        call.real("extrapolation_value", 0.0),
     )
     _check(call, how)
     sizes: list[Dim] = list(x.type.shape)

@@ -36,9 +36,9 @@ def import_adagrad(call: Call) -> list[Value]:
     """Adaptive subgradient step."""
     b = call.b
     decay, epsilon, norm = (
-        call.float("decay_factor", 0.0),
-        call.float("epsilon", 0.0),
-        call.float("norm_coefficient", 0.0),
+        call.real("decay_factor", 0.0),
+        call.real("epsilon", 0.0),
+        call.real("norm_coefficient", 0.0),
     )
 
     def update(tensors: list[Value]) -> list[Value]:
@@ -56,9 +56,9 @@ def import_adagrad(call: Call) -> list[Value]:
 def import_adam(call: Call) -> list[Value]:
     """Adam step; bias correction from the second step on."""
     b = call.b
-    alpha, beta = call.float("alpha", 0.9), call.float("beta", 0.999)
-    epsilon = call.float("epsilon", 0.0)
-    norm, after = call.float("norm_coefficient", 0.0), call.float("norm_coefficient_post", 0.0)
+    alpha, beta = call.real("alpha", 0.9), call.real("beta", 0.999)
+    epsilon = call.real("epsilon", 0.0)
+    norm, after = call.real("norm_coefficient", 0.0), call.real("norm_coefficient_post", 0.0)
 
     def update(tensors: list[Value]) -> list[Value]:
         x, gradient, first, second = tensors
@@ -81,7 +81,7 @@ def import_adam(call: Call) -> list[Value]:
 def import_momentum(call: Call) -> list[Value]:
     """Gradient step with momentum, standard or Nesterov's."""
     b = call.b
-    alpha, beta, norm = call.float("alpha"), call.float("beta"), call.float("norm_coefficient")
+    alpha, beta, norm = call.real("alpha"), call.real("beta"), call.real("norm_coefficient")
     mode = call.string("mode")
     if mode not in ("standard", "nesterov"):
         call.fail(f"mode {mode!r} is neither standard nor nesterov")

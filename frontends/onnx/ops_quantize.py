@@ -22,11 +22,11 @@ def _spread(call: Call, parameter: Value, x: Value) -> Value:
     b, rank = call.b, parameter.type.rank
     if rank == 0 or parameter.type.size == 1:
         return b.broadcast_to(b.reshape_to(parameter, ()), x.type.shape)
-    axis = call.axis(call.int("axis", 1), x.type.rank)
+    axis = call.axis(call.integer("axis", 1), x.type.rank)
     if rank == 1:
         call.unify(parameter.type.shape[0], x.type.shape[axis], f"scales against axis {axis}")
         return channel_vector(b, parameter, x, axis)
-    block = call.int("block_size", 0)
+    block = call.integer("block_size", 0)
     if block < 1 or rank != x.type.rank:
         call.fail(f"scale has rank {rank} and block_size is {block}; blocks need block_size and the input's rank")
     shape = (*parameter.type.shape[: axis + 1], block, *parameter.type.shape[axis + 1 :])
@@ -73,7 +73,7 @@ def import_quantize(call: Call) -> Value:
     if call.has(2):
         dtype = call.dtype(2)
     else:
-        code = call.int("output_dtype", 0)
+        code = call.integer("output_dtype", 0)
         dtype = dtype_of(code, "attribute 'output_dtype'") if code else uint8
     scale = _spread(call, call.value(1), x)
     zero = _spread(call, call.value(2), x) if call.has(2) else None
@@ -86,7 +86,7 @@ def import_dequantize(call: Call) -> Value:
     x = call.value(0)
     scale = _spread(call, call.value(1), x)
     zero = _spread(call, call.value(2), x) if call.has(2) else None
-    code = call.int("output_dtype", 0)
+    code = call.integer("output_dtype", 0)
     dtype = dtype_of(code, "attribute 'output_dtype'") if code else call.dtype(1)
     return dequantize(call, x, scale, zero, dtype)
 

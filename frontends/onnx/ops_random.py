@@ -22,9 +22,9 @@ def _uniform(call: Call, shape: Shape, normal: bool = False) -> Value:
 def _scaled(call: Call, shape: Shape, dtype: DType) -> Value:
     b = call.b
     if call.op_type.startswith("RandomNormal"):
-        x, scale, offset = _uniform(call, shape, True), call.float("scale", 1.0), call.float("mean", 0.0)
+        x, scale, offset = _uniform(call, shape, True), call.real("scale", 1.0), call.real("mean", 0.0)
     else:
-        low, high = call.float("low", 0.0), call.float("high", 1.0)
+        low, high = call.real("low", 0.0), call.real("high", 1.0)
         x, scale, offset = _uniform(call, shape), high - low, low
     return b.cast_to(b.add(b.mul(x, scale), offset), dtype)
 
@@ -32,13 +32,13 @@ def _scaled(call: Call, shape: Shape, dtype: DType) -> Value:
 @onnx_op("RandomUniform", "RandomNormal")
 def import_random(call: Call) -> Value:
     """Random numbers of a given shape."""
-    return _scaled(call, call.int_list("shape"), dtype_of(call.int("dtype", 1), "attribute 'dtype'"))
+    return _scaled(call, call.int_list("shape"), dtype_of(call.integer("dtype", 1), "attribute 'dtype'"))
 
 
 @onnx_op("RandomUniformLike", "RandomNormalLike")
 def import_random_like(call: Call) -> Value:
     """Random numbers of another tensor's shape."""
-    dtype = dtype_of(call.int("dtype"), "attribute 'dtype'") if "dtype" in call.attributes else call.dtype()
+    dtype = dtype_of(call.integer("dtype"), "attribute 'dtype'") if "dtype" in call.attributes else call.dtype()
     return _scaled(call, call.shape(), dtype)
 
 
@@ -46,7 +46,7 @@ def import_random_like(call: Call) -> Value:
 def import_bernoulli(call: Call) -> Value:
     """1 with the probability that the input holds, else 0."""
     b, x = call.b, call.value(0)
-    dtype = dtype_of(call.int("dtype"), "attribute 'dtype'") if "dtype" in call.attributes else call.dtype()
+    dtype = dtype_of(call.integer("dtype"), "attribute 'dtype'") if "dtype" in call.attributes else call.dtype()
     drawn = _uniform(call, x.type.shape)
     wide = float64 if x.type.dtype is float64 else float32
     return b.cast_to(b.less(b.cast_to(drawn, wide), b.cast_to(x, wide)), dtype)
@@ -58,7 +58,7 @@ def import_dropout(call: Call) -> list[Value]:
     b, x = call.b, call.value(0)
     training = False
     if call.version < 12:
-        ratio = call.float("ratio", 0.5)
+        ratio = call.real("ratio", 0.5)
     else:
         known = call.known(1) if call.has(1) else np.float32(0.5)
         training = call.has(2) and bool(call.scalar(2, "training_mode"))

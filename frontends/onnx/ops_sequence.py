@@ -80,7 +80,7 @@ def import_concat_from_sequence(call: Call) -> Value:
     if not values:
         call.fail("joins an empty sequence")
     new = call.flag("new_axis")
-    axis = call.axis(call.int("axis"), values[0].type.rank + new)
+    axis = call.axis(call.integer("axis"), values[0].type.rank + new)
     if new:
         values = [b.reshape_to(v, (*v.type.shape[:axis], 1, *v.type.shape[axis:])) for v in values]
     for other in values[1:]:
@@ -96,7 +96,7 @@ def import_concat_from_sequence(call: Call) -> Value:
 def import_split_to_sequence(call: Call) -> TensorList:
     """Parts along an axis: of given sizes, of one size, or single elements."""
     b, x = call.b, call.value(0)
-    axis = call.axis(call.int("axis", 0), x.type.rank)
+    axis = call.axis(call.integer("axis", 0), x.type.rank)
     extent = x.type.shape[axis]
     if not isinstance(extent, int):
         call.fail(f"splits dimension {extent}; give shapes=")

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -21,7 +22,7 @@ from dlc.frontends.onnx.wire import FileBytes, HeldBytes, SplitModel, UnusualLay
 
 LARGEST_PROTOBUF = (1 << 31) - 1
 
-Source = str | os.PathLike | bytes | bytearray | memoryview | onnx.ModelProto
+Source: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | onnx.ModelProto
 
 
 @dataclass(frozen=True)

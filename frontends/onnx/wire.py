@@ -81,15 +81,14 @@ class FileBytes:
     def weight(self, start: int, end: int) -> memoryview:
         room = np.empty(end - start + _ALIGNMENT, np.uint8)
         first = -room.ctypes.data % _ALIGNMENT
-        target = room[first : first + end - start]
+        target = room[first : first + end - start].data
         done = 0
         while done < len(target):
             count = os.preadv(self._descriptor, [target[done:]], start + done)
             if count <= 0:
                 raise UnusualLayout
             done += count
-        target.setflags(write=False)
-        return memoryview(target)
+        return target.toreadonly()
 
 
 @dataclass(frozen=True)
