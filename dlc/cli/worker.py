@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dlc.cli.arrays import write_arrays
 from dlc.cli.contenders import Contender, Request, find_contender
 from dlc.errors import DlcError
 
@@ -61,7 +62,7 @@ def serve(order: dict[str, Any]) -> None:
             answer(times=measure(contender, feeds, order["run"]))
         elif "outputs" in order:
             results = contender.run(feeds[0])
-            np.savez(order["outputs"], **{str(number): array for number, array in enumerate(results.values())})
+            write_arrays(Path(order["outputs"]), {str(k): array for k, array in enumerate(results.values())})
             answer(names=list(results))
         else:
             answer(peak_bytes=resident_bytes(peak=True), steady_bytes=resident_bytes(), idle_bytes=idle)
