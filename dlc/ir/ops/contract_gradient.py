@@ -112,7 +112,7 @@ def _emit(b: Builder, problem: _Gradient) -> Value:
     owners = [0 if problem.factors[0].has(axis) else 1 for axis in window.axes]
     if len(window.terms) != 2 or owners[0] == owners[1]:
         return _emit(b, _scattered(b, problem, position, window, owners[0]))
-    moving = window.axes.index(_longer(*window.axes, problem.extents))
+    moving = window.axes.index(_longer(window.axes[0], window.axes[1], problem.extents))
     axis, tap = window.axes[moving], window.axes[1 - moving]
     stride, dilation = window.terms[moving][1], window.terms[1 - moving][1]
     static = all(isinstance(d, int) for d in (problem.extents[axis], problem.extents[tap], problem.shape[position]))
