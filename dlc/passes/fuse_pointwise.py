@@ -21,7 +21,7 @@ def pointwise(state: Grouping, node: Node, position: int) -> None:
             continue
         if node in state.copies and not all(n in state.copies for n in group.nodes):
             continue  # a copy is there to be computed where it is read, not where its operands are made
-        if group.crosses and not state.reads_only(node, number):
+        if group.crosses and not (state.reads_only(node, number) and state.internal(number, node)):
             continue
         same = shape_size(group.shape) == size and state.reads_in_order(node, number)
         if not same and not state.can_seal(number, node, size):

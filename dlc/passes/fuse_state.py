@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dlc.ir.graph import Graph, Node, Value, producers
+from dlc.passes.fuse_crossings import share_transposes
 from dlc.passes.fuse_groups import Group, GroupForest, GroupKind
 from dlc.passes.fuse_kinds import NodeFacts, NodeKind, facts_of, shape_size
 from dlc.passes.fuse_recompute import duplicate_cheap
@@ -37,7 +38,7 @@ class Grouping:
         self.options = options
         self.forest = GroupForest()
         self._known: dict[tuple, NodeFacts] = {}
-        graph, self.copies = duplicate_cheap(graph, self._facts_of)
+        graph, self.copies = duplicate_cheap(share_transposes(graph, self._facts_of), self._facts_of)
         self.graph = graph
         self.facts: dict[Node, NodeFacts] = {node: self._facts_of(node) for node in graph.nodes}
         self.made_by = producers(graph)
