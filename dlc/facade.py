@@ -18,6 +18,7 @@ from dlc.frontends.onnx import save as save_model
 from dlc.frontends.onnx import supported_opsets
 from dlc.frontends.onnx.backend import make_backend
 from dlc.ir.graph import Graph
+from dlc.ir.interpret import fed_array
 from dlc.ir.interpret import interpret as interpret_graph
 from dlc.ir.opdef import Mode
 from dlc.passes.autodiff import grad as grad_graph
@@ -103,8 +104,9 @@ def interpret(graph: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     Symbolic dimensions are bound by the shapes of ``feeds``. Returns outputs by name.
     """
     found = ir_graph(graph)
-    binding = binding_from_shapes(found, {name: np.shape(array) for name, array in feeds.items()})
-    return interpret_graph(bind(found, binding), feeds, Mode.INFERENCE)
+    arrays = {name: fed_array(name, value) for name, value in feeds.items()}
+    binding = binding_from_shapes(found, {name: array.shape for name, array in arrays.items()})
+    return interpret_graph(bind(found, binding), arrays, Mode.INFERENCE)
 
 
 def save_onnx(graph: Any, path: str | PathLike) -> None:

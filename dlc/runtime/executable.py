@@ -150,7 +150,7 @@ class Executable:
         """Run another program of the same plan (one that records times, say) on ``feeds``."""
         if self._closed:
             raise DlcError("this executable was closed; compile the graph again")
-        if len(feeds) != len(self._input_slots):
+        if type(feeds) is not dict or len(feeds) != len(self._input_slots):
             check_names(feeds, self.inputs)
         bases = self._bases.copy()
         kept = []
@@ -280,7 +280,12 @@ def _placed(plan: Plan, kind: SlotKind, arrays: Mapping[str, np.ndarray]) -> dic
 
 
 def check_names(feeds: Mapping[str, object], ports: Sequence[Port]) -> None:
-    """Raise InputError if names are missing or unknown, with the nearest names."""
+    """Raise InputError if ``feeds`` is no mapping, or names are missing or unknown, with the nearest names."""
+    if not isinstance(feeds, Mapping):
+        raise InputError(
+            f"feed a dict of name -> array, not a {type(feeds).__name__}; "
+            f"the inputs are {', '.join(map(str, ports)) or 'none'}"
+        )
     names = [port.name for port in ports]
     missing = [str(port) for port in ports if port.name not in feeds]
     extra = [name for name in feeds if name not in names]
