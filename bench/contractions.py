@@ -36,7 +36,7 @@ from dlc.ir.plan import Argument, KernelStep, LoopBegin, LoopEnd, Plan
 from dlc.ir.types import float32, tensor_type
 from dlc.runtime.program import build_program
 
-TARGET = host_target()
+TARGET = host_target(os.environ.get("DLC_CPU_FEATURES", ""))
 
 
 def aligned(shape, fill=None):

@@ -105,8 +105,8 @@ def register_tile(target: CpuTarget, itemsize: int, columns: int) -> RegisterTil
         rows, vectors = 14, 2
     elif target.has_fma:
         rows, vectors = 6, 2
-    else:
-        rows, vectors = 4, 2
+    else:  # products and broadcasts need registers of their own
+        rows, vectors = 3, 3
     if columns <= lanes:
         rows, vectors = (14, 1) if target.vector_registers >= 32 else (8, 1)
     return RegisterTile(rows, vectors, lanes)
