@@ -16,24 +16,17 @@ from dlc.frontends.onnx import check as check_onnx
 from dlc.frontends.onnx import load as load_onnx
 from dlc.frontends.onnx import save as save_model
 from dlc.frontends.onnx import supported_opsets
-from dlc.frontends.onnx.backend import make_backend
 from dlc.ir.graph import Graph
 from dlc.ir.interpret import fed_array
 from dlc.ir.interpret import interpret as interpret_graph
 from dlc.ir.opdef import Mode
-from dlc.passes.autodiff import grad as grad_graph
 from dlc.passes.bind import bind
 from dlc.runtime.executable import Executable
 from dlc.runtime.specialise import SpecialisingExecutable
-from dlc.training import TrainingStep, compile_training
 
 __all__ = [
-    "TrainingStep",
-    "backend",
     "check",
     "compile",
-    "compile_training",
-    "grad",
     "interpret",
     "load",
     "save_onnx",
@@ -89,15 +82,6 @@ def compile(
     return compile_graph(ir_graph(graph), device=device, precision=precision, threads=threads, shapes=shapes, dump=dump)
 
 
-def grad(graph: Any, of: str, wrt: Sequence[str]) -> Graph:
-    """Return the graph with an output ``grad_<name>`` added for each of ``wrt``: the gradient of ``of``.
-
-    ``of`` names a rank-0 float output, ``wrt`` float inputs, parameters, or outputs computed on the way to it.
-    Gradients may be differentiated again. Raises NotDifferentiableError naming the node that has no derivative.
-    """
-    return grad_graph(ir_graph(graph), of=of, wrt=wrt)
-
-
 def interpret(graph: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run a graph in the NumPy interpreter, the definition that compiled code is compared with.
 
@@ -117,6 +101,3 @@ def save_onnx(graph: Any, path: str | PathLike) -> None:
 def check(source: Any) -> list[Any]:
     """Return every problem of an ONNX model at once; an empty list means that it imports."""
     return check_onnx(source)
-
-
-backend = make_backend(compile_graph)

@@ -14,7 +14,7 @@ import numpy as np
 
 from dlc.codegen.llvm_jit import NativeCode, load_objects
 from dlc.codegen.target import CpuTarget
-from dlc.driver.native import native_runtime
+from dlc.driver.host import native_runtime
 from dlc.ir.graph import Graph
 from dlc.ir.plan import KernelStep, Plan, SlotKind
 from dlc.runtime.executable import Executable, Port

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dlc.driver.compile import FUSION, compile_graph, pipeline
+from dlc.driver.build import FUSION, pipeline
+from dlc.driver.compile import compile_graph
 from dlc.driver.options import CompileOptions
 from dlc.ir.graph import Graph, Node, Signature
 from dlc.ir.interpret import interpret, interpret_all

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dlc import config
-from dlc.driver.compile import compile_graph, predict_memory
+from dlc.driver.build import predict_memory
+from dlc.driver.compile import compile_graph
 from dlc.errors import CompileError, InputError
 from dlc.ir.builder import Builder
 from dlc.ir.dims import symbol
