@@ -14,6 +14,7 @@ from dlc.frontends.onnx.folding import LARGEST_RANGE
 from dlc.frontends.onnx.registry import onnx_op
 from dlc.frontends.onnx.slicing import resolve_slice
 from dlc.frontends.onnx.tensors import densify, dtype_of, to_array
+from dlc.frontends.onnx.untie import is_uniform
 from dlc.frontends.onnx.values import Tensor, dims_tensor, known_tensor
 from dlc.ir.builder import broadcast_shapes
 from dlc.ir.dims import Dim, SymbolicDim, exact_quotient, size_of
@@ -23,8 +24,12 @@ from dlc.ir.types import float32, int64, string
 
 @onnx_op("Identity")
 def import_identity(call: Call) -> Any:
-    """The value itself."""
-    return call.inputs[0]
+    """The value itself; a merged initializer under the name of one of those that exporters merged."""
+    found = call.inputs[0]
+    if isinstance(found, Tensor) and found.initializer and found.known is None and is_uniform(found.array):
+        name = call.node.output[0] if call.node.output else found.name
+        return Tensor(found.dtype, found.shape, array=found.array, name=name, initializer=True)
+    return found
 
 
 @onnx_op("Shape")

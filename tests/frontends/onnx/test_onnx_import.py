@@ -395,3 +395,43 @@ def test_splitting_weights_off_keeps_everything(held: bool, tmp_path: Path) -> N
         assert not again.graph.initializer[number].HasField("raw_data")
         again.graph.initializer[number].raw_data = bytes(weight)
     assert again == made
+
+
+def test_initializers_that_an_exporter_merged_are_separate_again() -> None:
+    one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
+    tied = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    made = model(
+        [
+            node("BatchNormalization", ["x", "one", "zero", "zero", "one"], ["a"], "bn1"),
+            node("BatchNormalization", ["a", "one", "zero", "zero", "one"], ["b"], "bn2"),
+            node("MatMul", ["b", "tied"], ["c"], "first"),
+            node("Add", ["c", "zero"], ["d"], "bias"),
+            node("MatMul", ["d", "tied"], ["y"], "second"),
+        ],
+        [info("x", [2, 4])],
+        ["y"],
+        {"one": one, "zero": zero, "tied": tied},
+    )
+    graph = load(made)
+    roles = {s.name: s.role for s in graph.signature.inputs if s.role is not Role.DATA}
+    assert sorted(roles.values()) == [Role.PARAMETER] * 6 + [Role.STATE] * 4
+    assert roles["one"] is Role.PARAMETER and roles["tied"] is Role.PARAMETER
+    assert len(graph.signature.replacements) == 4
+    norms = [n for n in graph.nodes if n.op.name == "batch_norm"]
+    assert len({v for n in norms for v in n.inputs[1:]}) == 8
+
+
+def test_merged_initializers_get_back_their_names() -> None:
+    tied = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    made = model(
+        [
+            node("Identity", ["a.bias"], ["b.bias"]),
+            node("Identity", ["a.weight"], ["b.weight"]),
+            node("Gemm", ["x", "a.weight", "a.bias"], ["h"]),
+            node("Gemm", ["h", "b.weight", "b.bias"], ["y"]),
+        ],
+        [info("x", [2, 4])],
+        ["y"],
+        {"a.bias": np.zeros(4, np.float32), "a.weight": tied},
+    )
+    assert {s.name for s in load(made).signature.inputs} == {"x", "a.weight", "a.bias", "b.bias"}
