@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
@@ -34,7 +33,7 @@ from dlc.ir.kernel import If, Stmt
 from dlc.ir.simplify import Bounds, Simplifier
 
 _COMPARISONS = frozenset({"less", "less_equal", "greater", "greater_equal"})
-_MOST_PIECES = 24
+_MOST_PIECES = 1000
 
 
 @dataclass(frozen=True)
@@ -103,33 +102,25 @@ class PointwiseSchedule:
     ) -> list[Stmt]:
         """Test what selections ask of the ``bound`` axes outside the loops over ``rest``."""
         for position, axis in enumerate(bound):
-            cuts = _cuts(axis, exprs, simplify)
-            if not cuts:
+            if not _cuts(axis, exprs):
                 continue
-            edges = [0, *cuts, axis.extent]
-            pieces = []
-            for low, high in pairwise(edges):
-                narrow = simplify.narrowed({axis.var: (low, high - 1)})
-                inner = [narrow(e) for e in exprs]
-                pieces.append((high, self._decided(bound[position + 1 :], rest, inner, narrow)))
-            statements = pieces[-1][1]
-            for high, piece in reversed(pieces[:-1]):
-                statements = [If(apply("less", axis.var, const(high)), tuple(piece), tuple(statements))]
-            return statements
+            pieces = [
+                (high, self._decided(bound[position + 1 :], rest, inner, narrow))
+                for _, high, inner, narrow in _pieces(axis, exprs, simplify)
+            ]
+            return _choice(axis.var, pieces)
         return self._nest(rest, exprs, simplify)
 
     def _nest(self, axes: Sequence[Axis], exprs: list[Expr], simplify: Simplifier) -> list[Stmt]:
         """Emit the loops over ``axes``, one nest per piece of an axis on which selections change sides."""
         for position, axis in enumerate(axes):
-            cuts = _cuts(axis, exprs, simplify)
-            if not cuts:
+            if not _cuts(axis, exprs):
                 continue
             statements: list[Stmt] = []
-            edges = [0, *cuts, axis.extent]
-            for low, high in pairwise(edges):
+            for low, high, inside, _ in _pieces(axis, exprs, simplify):
                 piece = Axis(axis.var, high - low)
                 narrow = simplify.narrowed({axis.var: (0, high - low - 1)})
-                moved = [narrow(substitute(e, {axis.var: apply("add", axis.var, const(low))})) for e in exprs]
+                moved = [narrow(substitute(e, {axis.var: apply("add", axis.var, const(low))})) for e in inside]
                 inner = [piece, *axes[position + 1 :]] if high - low > 1 else list(axes[position + 1 :])
                 space = normalize(Space([inner], moved, _without(narrow, inner)))
                 statements += self._nest(space.axes, space.exprs, space.simplifier)
@@ -167,6 +158,35 @@ class PointwiseSchedule:
         return [*lets[0], *chunk]
 
 
+def _pieces(axis: Axis, exprs: list[Expr], simplify: Simplifier) -> list[tuple[int, int, list[Expr], Simplifier]]:
+    """Cut ``axis`` wherever selections change: (begin, end, expressions inside, their simplifier) in order.
+
+    Halving keeps the work of many pieces small.
+    """
+    done: list[tuple[int, int, list[Expr], Simplifier]] = []
+    pending = [(0, axis.extent, exprs, simplify)]
+    while pending:
+        low, high, inside, narrow = pending.pop()
+        cuts = [c for c in _cuts(axis, inside) if low < c < high]
+        if not cuts:
+            done.append((low, high, inside, narrow))
+            continue
+        middle = cuts[len(cuts) // 2]
+        for begin, end in ((middle, high), (low, middle)):
+            part = narrow.narrowed({axis.var: (begin, end - 1)})
+            pending.append((begin, end, [part(e) for e in inside], part))
+    return done
+
+
+def _choice(var: Var, pieces: Sequence[tuple[int, list[Stmt]]]) -> list[Stmt]:
+    """Return tests that run the piece, given with the index where it ends, that ``var`` lies in."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    middle = len(pieces) // 2
+    below, above = _choice(var, pieces[:middle]), _choice(var, pieces[middle:])
+    return [If(apply("less", var, const(pieces[middle - 1][0])), tuple(below), tuple(above))]
+
+
 def _without(simplify: Simplifier, axes: Sequence[Axis]) -> Bounds:
     inside = {a.var for a in axes}
     return {v: interval for v, interval in simplify.bounds.items() if v not in inside}
@@ -180,7 +200,7 @@ def pointwise_body(
     return schedule.build(axes, [*(a.index for a in assignments), *(a.value for a in assignments)])
 
 
-def _cuts(axis: Axis, exprs: Sequence[Expr], simplify: Simplifier) -> list[int]:
+def _cuts(axis: Axis, exprs: Sequence[Expr]) -> list[int]:
     """Return where selections on ``axis`` alone change sides; empty where cutting would not pay."""
     cuts: set[int] = set()
     for expr in distinct(exprs):

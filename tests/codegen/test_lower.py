@@ -252,6 +252,12 @@ def test_concatenation_of_channels_and_of_rows(small_tasks: None) -> None:
     assert any(isinstance(s, If) for s in statements(lowered.calls[0].kernel.body))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_concatenation_of_many(axis: int, small_tasks: None) -> None:
+    arrays = [numbers(3, 5) for _ in range(300)]
+    check(lambda b, *xs: b.concat(*xs, axis=axis), *arrays, emulated=False)
+
+
 def test_heads_of_attention() -> None:
     check(lambda b, x: b.transpose(b.reshape_to(x, (6, 4, 16)), permutation=(1, 0, 2)), numbers(6, 64))
     check(lambda b, x: b.reshape_to(b.transpose(b.mul(x, 2.0), permutation=(1, 0, 2)), (6, 64)), numbers(4, 6, 16))
