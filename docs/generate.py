@@ -16,7 +16,7 @@ import dlc
 from dlc.cli import COMMANDS, main
 from dlc.config import OPTIONS
 from dlc.ir import ops as _ops  # noqa: F401  (registers every op)
-from dlc.ir.opdef import all_ops
+from dlc.ir.opdef import NotDifferentiable, all_ops
 
 REFERENCE = Path(__file__).parent / "reference"
 FUNCTIONS = [
@@ -171,18 +171,32 @@ def cli():
     return "\n".join(lines) + "\n"
 
 
+def attribute_text(name, attribute):
+    kinds = " or ".join(dict.fromkeys("None" if k is type(None) else k.__name__ for k in attribute.kinds))
+    default = "" if attribute.required else f", default {attribute.default!r}"
+    return f"`{name}` ({kinds}{default}): {attribute.doc}"
+
+
 def op_table():
     lines = [
         "# Ops",
         "",
-        "Written by `docs/generate.py` from the registry. A composite is expanded into other ops.",
+        "Written by `docs/generate.py` from the registry, `dlc/ir/ops`. A *composite* is expanded into",
+    ]
+    lines += [
+        "other ops; an op in *index form* is fused with its neighbours; a *kernel* runs as it is; a *region* holds"
+    ]
+    lines += [
+        "a graph. Gradients of composites are those of their expansion, unless they have a rule of their own.",
         "",
     ]
-    lines += ["| op | form | attributes | meaning |", "|---|---|---|---|"]
+    lines += ["| op | operands | form | gradient | meaning and attributes |", "|---|---|---|---|---|"]
     for name, op in sorted(all_ops().items()):
         form = "composite" if op.expand else "index form" if op.compute else "kernel" if op.kernel else "region"
-        meaning = " ".join(op.doc.split()).replace("|", "\\|")
-        lines.append(f"| {name} | {form} | {', '.join(op.attributes)} | {meaning} |")
+        gradient = "none" if isinstance(op.vjp, NotDifferentiable) else "rule" if op.vjp else "composed"
+        parts = [" ".join(op.doc.split()), *(attribute_text(n, a) for n, a in op.attributes.items())]
+        meaning = "<br>".join(parts).replace("|", "\\|")
+        lines.append(f"| `{name}` | {'any' if op.arity is None else op.arity} | {form} | {gradient} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
