@@ -195,6 +195,11 @@ def _row_tiles(problem: Problem, tile: RegisterTile) -> tuple[bool, Split, int]:
     return True, Split(rows, flat_parts), flat_parts
 
 
+def can_block(problem: Problem) -> bool:
+    """Whether the depth may be cut: partial sums are kept in the output, which few rows do not repay."""
+    return problem.out_dtype is problem.dtype and problem.row_count > 32
+
+
 def _depth_blocking(
     problem: Problem, levels: tuple[LoopAxis, ...], staged: bool, panels_from: str, target: CpuTarget
 ) -> tuple[int, int]:
@@ -208,9 +213,7 @@ def _depth_blocking(
     elif panels_from == LOCAL:
         fitting = min(fitting, 1024)
         longest = 2 * fitting
-    # Partial sums are kept in the output.
-    can_block = problem.out_dtype is problem.dtype and problem.row_count > 32
-    if depth <= longest or not can_block:
+    if depth <= longest or not can_block(problem):
         return 0, levels[0].extent
     inner = depth
     for number, level in enumerate(levels):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from dlc.codegen.contract_analysis import OUT, Problem, analyze
-from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, choose_blocking, register_tile
+from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking, register_tile
 from dlc.codegen.contract_dot import dot_kernel, fits_dot, sides
 from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel
 from dlc.codegen.contract_macro import macro_kernel
@@ -18,7 +18,9 @@ from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
 from dlc.ir.types import TensorType, float32, float64
 
 FEW_VECTORS = 3
+"""With at most so many vectors on one side, dot products read the other side once and need no packing."""
 MOST_LOCAL_DEPTH = 4096
+"""Panels deeper than this do not fit a task's scratch whole."""
 OUTPUT = Operand(OperandKind.OUTPUT, 0)
 
 
@@ -112,8 +114,7 @@ def _panels_from(problem: Problem, tile_rows: int, constants: frozenset[int]) ->
     if problem.panel_operand in constants:
         return PACKED
     if problem.columns[-1].strides[problem.panel_operand] != 1 or problem.row_count >= 4 * tile_rows:
-        can_block = problem.out_dtype is problem.dtype and problem.row_count > 32
-        return LOCAL if can_block or problem.depth_count <= MOST_LOCAL_DEPTH else PACKED
+        return LOCAL if can_block(problem) or problem.depth_count <= MOST_LOCAL_DEPTH else PACKED
     return DIRECT
 
 
