@@ -29,11 +29,12 @@ RESULTS = Path(__file__).parent / "results"
 
 def row(report):
     mine, peer = report["contenders"].values()
+    memory = [(facts["steady_bytes"] - facts["idle_bytes"]) / 2**20 for facts in (mine, peer)]
     return (
         f"| {report['model']} | {mine['p50_ms']:.3f} | {peer['p50_ms']:.3f} | {report['speedup']:.2f} "
         f"| {min(report['speedup_rounds']):.2f} - {max(report['speedup_rounds']):.2f} | {report['relative_error']:.1e} "
         f"| {mine['compile_ms']:.0f} | {mine['first_answer_ms']:.0f} / {peer['first_answer_ms']:.0f} "
-        f"| {(mine['steady_bytes'] - mine['idle_bytes']) / 2**20:.0f} / {(peer['steady_bytes'] - peer['idle_bytes']) / 2**20:.0f} |"
+        f"| {memory[0]:.0f} / {memory[1]:.0f} |"
     )
 
 
@@ -51,7 +52,8 @@ def markdown(reports, peer, profiles):
         "memory over that of the process before the model was loaded. First answer counts from the process's start,",
         "dlc with a warm code cache where the cache says hit.",
         "",
-        f"| model | dlc ms | {peer} ms | speed | rounds | relative error | set-up ms | first answer ms (dlc / peer) | MiB (dlc / peer) |",
+        f"| model | dlc ms | {peer} ms | speed | rounds | relative error | set-up ms "
+        "| first answer ms (dlc / peer) | MiB (dlc / peer) |",
         "|---|---|---|---|---|---|---|---|---|",
         *[row(r) for r in reports],
         "",
@@ -75,7 +77,9 @@ def main():
     options = parser.parse_args()
     reports, profiles = [], {}
     for name in options.models:
-        report = run_benchmark(name, MODELS.get(name, {}), options.threads, 0, options.vs, options.rounds, options.seconds)
+        report = run_benchmark(
+            name, MODELS.get(name, {}), options.threads, 0, options.vs, options.rounds, options.seconds
+        )
         reports.append(report)
         print(row(report), flush=True)
     for name in options.models:

@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 # Public name -> module that defines it. Names that are not listed are functions of the graph API.
 _LAZY = {
     "DlcError": "dlc.errors",
-    "backend": "dlc.facade",
+    "backend": "dlc.onnx_backend",
     "check": "dlc.facade",
     "compile": "dlc.facade",
-    "compile_training": "dlc.facade",
-    "grad": "dlc.facade",
+    "compile_training": "dlc.training",
+    "grad": "dlc.gradients",
     "interpret": "dlc.facade",
     "load": "dlc.facade",
     "save_onnx": "dlc.facade",

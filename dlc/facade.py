@@ -16,23 +16,17 @@ from dlc.frontends.onnx import check as check_onnx
 from dlc.frontends.onnx import load as load_onnx
 from dlc.frontends.onnx import save as save_model
 from dlc.frontends.onnx import supported_opsets
-from dlc.frontends.onnx.backend import make_backend
 from dlc.ir.graph import Graph
+from dlc.ir.interpret import fed_array
 from dlc.ir.interpret import interpret as interpret_graph
 from dlc.ir.opdef import Mode
-from dlc.passes.autodiff import grad as grad_graph
 from dlc.passes.bind import bind
 from dlc.runtime.executable import Executable
 from dlc.runtime.specialise import SpecialisingExecutable
-from dlc.training import TrainingStep, compile_training
 
 __all__ = [
-    "TrainingStep",
-    "backend",
     "check",
     "compile",
-    "compile_training",
-    "grad",
     "interpret",
     "load",
     "save_onnx",
@@ -85,14 +79,7 @@ def compile(
     Returns:
         An executable: ``run({"x": array})`` gives a dict of arrays, ``exe(array)`` takes and gives positional ones.
     """
-    return compile_graph(
-        ir_graph(graph), device=device, precision=precision, threads=threads, shapes=shapes, dump=dump
-    )
-
-
-def grad(graph: Any, of: str, wrt: Sequence[str]) -> Graph:
-    """Return the graph of the gradients of the rank-0 output ``of`` with respect to the inputs ``wrt``."""
-    return grad_graph(ir_graph(graph), of=of, wrt=wrt)
+    return compile_graph(ir_graph(graph), device=device, precision=precision, threads=threads, shapes=shapes, dump=dump)
 
 
 def interpret(graph: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -101,8 +88,9 @@ def interpret(graph: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     Symbolic dimensions are bound by the shapes of ``feeds``. Returns outputs by name.
     """
     found = ir_graph(graph)
-    binding = binding_from_shapes(found, {name: np.shape(array) for name, array in feeds.items()})
-    return interpret_graph(bind(found, binding), feeds, Mode.INFERENCE)
+    arrays = {name: fed_array(name, value) for name, value in feeds.items()}
+    binding = binding_from_shapes(found, {name: array.shape for name, array in arrays.items()})
+    return interpret_graph(bind(found, binding), arrays, Mode.INFERENCE)
 
 
 def save_onnx(graph: Any, path: str | PathLike) -> None:
@@ -113,6 +101,3 @@ def save_onnx(graph: Any, path: str | PathLike) -> None:
 def check(source: Any) -> list[Any]:
     """Return every problem of an ONNX model at once; an empty list means that it imports."""
     return check_onnx(source)
-
-
-backend = make_backend(compile_graph)

@@ -7,6 +7,7 @@ that has no samples or no gradient declaration.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from dlc.codegen.emulate import emulate
 from dlc.codegen.llvm_target import host_target
 from dlc.codegen.lower import lower
+from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.interpret import interpret
 from dlc.ir.kernel import Kernel
@@ -21,6 +23,7 @@ from dlc.ir.lowering import Lowered, OperandKind
 from dlc.ir.opdef import NotDifferentiable, Trait, all_ops
 from dlc.ir.parse_graph import parse_graph
 from dlc.ir.text_graph import print_graph
+from dlc.ir.text_kernel import fingerprint
 from dlc.ir.verify_graph import verify_graph
 from dlc.passes.expand import expand
 from tests.codegen.kernel_native import Function
@@ -32,6 +35,22 @@ OPS = sorted(all_ops())
 COMPILED = [name for name in OPS if not all_ops()[name].has(Trait.HOST)]
 HOST = host_target()
 Runner = Callable[[Kernel, list[np.ndarray]], None]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What kernels are scheduled for."""
+
+    target: CpuTarget
+    threads: int
+
+
+# Every sample runs on the host; other feature sets and thread counts take some.
+RUNGS = {
+    "host": (Rung(HOST, 2), 1),
+    "avx2": (Rung(host_target("avx2"), 4), 5),
+    "generic": (Rung(host_target("generic"), 1), 5),
+}
 
 
 def assert_close(sample: Sample, actual: np.ndarray, wanted: np.ndarray) -> None:
@@ -125,57 +144,61 @@ def run_kernels(lowered: Lowered, node: Node, inputs: Sequence[np.ndarray], runn
     return results
 
 
-def run_graph(graph: Graph, arrays: Sequence[np.ndarray], runner: Runner) -> list[np.ndarray]:
+def run_graph(graph: Graph, arrays: Sequence[np.ndarray], runner: Runner, rung: Rung) -> list[np.ndarray]:
     """Run a graph of primitives by their kernels; a scan runs its body step by step."""
     values: dict[Value, np.ndarray] = dict(zip(graph.inputs, arrays, strict=True))
     for node in graph.nodes:
         inputs = [values[v] for v in node.inputs]
-        results = run_scan(node, inputs, runner) if node.op.name == "scan" else run_node(node, inputs, runner)
+        results = (run_scan if node.op.name == "scan" else run_node)(node, inputs, runner, rung)
         values.update(zip(node.outputs, results, strict=True))
     return [values[v] for v in graph.outputs]
 
 
-def run_node(node: Node, inputs: Sequence[np.ndarray], runner: Runner) -> list[np.ndarray]:
-    return run_kernels(lower(node, HOST, 2), node, inputs, runner)
+def run_node(node: Node, inputs: Sequence[np.ndarray], runner: Runner, rung: Rung) -> list[np.ndarray]:
+    return run_kernels(lower(node, rung.target, rung.threads), node, inputs, runner)
 
 
-def run_scan(node: Node, inputs: Sequence[np.ndarray], runner: Runner) -> list[np.ndarray]:
+def run_scan(node: Node, inputs: Sequence[np.ndarray], runner: Runner, rung: Rung) -> list[np.ndarray]:
     a = node.attributes
     first, last, length = a["carries"], a["carries"] + a["sequences"], a["length"]
     carries, results = list(inputs[:first]), [np.zeros(t.shape, t.dtype.numpy) for t in node.output_types]
     for step in range(length)[:: -1 if a["reverse"] else 1]:
         step_inputs = [*carries, *(s[step] for s in inputs[first:last]), *inputs[last:]]
-        outputs = run_graph(a["body"], [np.asarray(x) for x in step_inputs], runner)
+        outputs = run_graph(a["body"], [np.asarray(x) for x in step_inputs], runner, rung)
         carries = outputs[:first]
         for stacked, row in zip(results[first:], outputs[first:], strict=True):
             stacked[step] = row
     return [*carries, *results[first:]]
 
 
-def check_rung(name: str, runner: Runner, samples: Sequence[Sample]) -> None:
+def check_rung(runner: Runner, rung: Rung, samples: Sequence[Sample]) -> None:
     for sample in samples:
         graph = expand(sample.graph())
-        for actual, array in zip(run_graph(graph, sample.arrays, runner), wanted_results(sample), strict=True):
+        for actual, array in zip(run_graph(graph, sample.arrays, runner, rung), wanted_results(sample), strict=True):
             assert_close(sample, np.asarray(actual), array)
 
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_emulator(name: str) -> None:
-    check_rung(name, emulate, samples_of(name))
+    check_rung(emulate, Rung(HOST, 2), samples_of(name))
 
 
 class Native:
-    """Compiles kernels once and runs their tasks, last first."""
+    """Compiles kernels once for each target and runs their tasks, last first."""
 
     def __init__(self) -> None:
-        self.functions: dict[Kernel, Function] = {}
+        self.functions: dict[tuple[str, CpuTarget], Function] = {}
 
-    def __call__(self, kernel: Kernel, arrays: list[np.ndarray]) -> None:
-        function = self.functions.get(kernel)
-        if function is None:
-            function = self.functions[kernel] = Function(kernel, HOST)
-        for task in reversed(range(kernel.tasks)):
-            function(*arrays, begin=task, end=task + 1)
+    def runner(self, target: CpuTarget) -> Runner:
+        def run(kernel: Kernel, arrays: list[np.ndarray]) -> None:
+            key = fingerprint(kernel), target
+            function = self.functions.get(key)
+            if function is None:
+                function = self.functions[key] = Function(kernel, target)
+            for task in reversed(range(kernel.tasks)):
+                function(*arrays, begin=task, end=task + 1)
+
+        return run
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +206,8 @@ def native() -> Native:
     return Native()
 
 
+@pytest.mark.parametrize("level", RUNGS)
 @pytest.mark.parametrize("name", COMPILED)
-def test_llvm(name: str, native: Native) -> None:
-    check_rung(name, native, samples_of(name))
+def test_llvm(name: str, level: str, native: Native) -> None:
+    rung, stride = RUNGS[level]
+    check_rung(native.runner(rung.target), rung, samples_of(name)[::stride])

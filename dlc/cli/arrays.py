@@ -6,7 +6,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -31,20 +33,23 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     if objects:
         raise InputError(f"{', '.join(objects)} cannot be written to {path}: strings have no place in .npz files")
     path = path.resolve()
-    if path.exists() and not path.is_file():  # a device or pipe must stay what it is
-        _write_archive(path, arrays)
+    if path.exists() and not path.is_file():  # a device or pipe must stay what it is, and cannot seek
+        archive = BytesIO()
+        _write_archive(archive, arrays)
+        path.write_bytes(archive.getvalue())
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _write_archive(temporary, arrays)
+        with open(temporary, "wb") as file:
+            _write_archive(file, arrays)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_archive(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_archive(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     # np.savez would take an output called "file" for its own argument.
-    with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

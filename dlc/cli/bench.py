@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,16 +13,15 @@ from dlc.cli.contenders import PEERS, find_contender
 from dlc.cli.measure import run_benchmark
 from dlc.cli.output import say, size_text, table, write_json
 
-COLUMNS = (
-    "contender",
-    "p50 ms#",
-    "p90 ms#",
-    "p99 ms#",
-    "runs/s#",
-    "compile ms#",
-    "first answer ms#",
-    "peak memory#",
-    "over idle#",
+ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("p50 ms", lambda facts: f"{facts['p50_ms']:.3f}"),
+    ("p90 ms", lambda facts: f"{facts['p90_ms']:.3f}"),
+    ("p99 ms", lambda facts: f"{facts['p99_ms']:.3f}"),
+    ("runs per second", lambda facts: f"{facts['runs_per_second']:.1f}"),
+    ("compile ms", lambda facts: f"{facts['compile_ms']:.0f}"),
+    ("process start to first answer ms", lambda facts: f"{facts['first_answer_ms']:.0f}"),
+    ("peak memory", lambda facts: size_text(facts["peak_bytes"])),
+    ("steady memory over idle", lambda facts: size_text(facts["steady_bytes"] - facts["idle_bytes"])),
 )
 
 
@@ -43,9 +43,9 @@ def command(
 ) -> None:
     """Measure MODEL: latency, throughput, compile time, time to the first answer, memory, error against the peer.
 
-    Every contender runs in a process of its own. "compile" is loading and compiling without dlc's cache; "first
-    answer" counts from the start of the process, dlc's cache being warm; "over idle" is the resident memory above
-    that of the process before it loaded the model. Rounds of the contenders alternate.
+    Every contender runs in a process of its own, and their rounds alternate. "compile" is loading and compiling,
+    without dlc's cache; the first answer comes with that cache warm; steady memory is what is resident after the
+    runs, over what was before the model was loaded.
     """
     if peer is not None:
         find_contender(peer)
@@ -58,19 +58,10 @@ def command(
 
 def show(report: dict[str, Any]) -> None:
     """Print the report as a table."""
-    rows = [
-        [
-            name,
-            *(f"{facts[key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
-            f"{facts['runs_per_second']:.1f}",
-            f"{facts['compile_ms']:.0f}",
-            f"{facts['first_answer_ms']:.0f}",
-            size_text(facts["peak_bytes"]),
-            size_text(facts["steady_bytes"] - facts["idle_bytes"]),
-        ]
-        for name, facts in report["contenders"].items()
-    ]
-    table(f"{report['model']}, {report['threads']} threads, {report['machine']['processor']}", COLUMNS, rows)
+    contenders = report["contenders"]
+    rows = [[title, *(shown(facts) for facts in contenders.values())] for title, shown in ROWS]
+    title = f"{report['model']}, {report['threads']} threads, {report['machine']['processor']}"
+    table(title, ["", *(f"{name}#" for name in contenders)], rows)
     if "speedup" in report:
         low, high = min(report["speedup_rounds"]), max(report["speedup_rounds"])
         say(f"dlc runs at {report['speedup']:.2f} times the speed of {report['peer']} (rounds {low:.2f} to {high:.2f})")

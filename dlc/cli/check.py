@@ -11,7 +11,19 @@ from rich.text import Text
 from dlc.cli.common import json_option
 from dlc.cli.failures import INVALID_MODEL, exit_code, printable
 from dlc.cli.output import console, say, working, write_json
-from dlc.facade import check
+from dlc.errors import CompileError
+from dlc.facade import check, load
+from dlc.frontends.onnx import Problem
+from dlc.ir.opdef import Trait
+
+
+def interpreted_only(model: Path) -> list[Problem]:
+    """Return a warning for every node of a valid model that has no compiled form."""
+    return [
+        Problem(CompileError(f"{node!r}: {node.op.name} runs in the interpreter only"), node.label, "warning")
+        for node in load(model).nodes
+        if node.op.has(Trait.HOST)
+    ]
 
 
 @click.command("check")
@@ -24,7 +36,9 @@ def command(model: Path, json_path: str | None) -> None:
     """
     with working(f"checking {model.name}"):
         problems = check(model)
-    errors = [p for p in problems if p.severity == "error"]
+        errors = [p for p in problems if p.severity == "error"]
+        if not errors:
+            problems = [*problems, *interpreted_only(model)]
     if json_path != "-":
         for problem in problems:
             kind = Text(f"{problem.severity}: ", style="red" if problem.severity == "error" else "yellow")

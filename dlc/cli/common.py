@@ -36,7 +36,7 @@ class OutputPath(click.Path):
         super().__init__(dir_okay=False, writable=True, allow_dash=allow_dash)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
+        path = str(super().convert(value, param, ctx))
         folder = Path(path).parent
         if path != "-" and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             problem = "cannot be written" if folder.is_dir() else "does not exist"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,12 +21,16 @@ PEERS = tuple(name for name in MODULES if name != DLC)
 
 @dataclass(frozen=True)
 class Request:
-    """What a contender is asked to open: a file's path (or, for dlc, a built-in model) with input shapes."""
+    """What a contender is asked to open: a file's path (or, for dlc, a built-in model) with input shapes.
+
+    ``options`` are the contender's own.
+    """
 
     model: str
     threads: int
     seed: int = 0
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Contender(Protocol):
@@ -49,7 +53,13 @@ class ContenderModule(Protocol):
 
 
 def find_contender(name: str) -> ContenderModule:
-    """Import the contender ``name``; ConfigError if it is unknown or not installed."""
-    if name not in MODULES:
+    """Import the contender ``name``, one of ``MODULES`` or a module's dotted name.
+
+    Raises ConfigError if it is unknown or not installed.
+    """
+    if name not in MODULES and "." not in name:
         raise ConfigError(f"{name!r} is not a peer that dlc can measure; it knows {', '.join(PEERS)}")
-    return import_module(MODULES[name])  # type: ignore[return-value]
+    try:
+        return import_module(MODULES.get(name, name))  # type: ignore[return-value]
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the contender {name!r} cannot be imported: {error}") from error

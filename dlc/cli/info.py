@@ -9,7 +9,7 @@ import click
 
 from dlc.cli.common import Model, fed_inputs, find_model, json_option, model_options, parse_shapes
 from dlc.cli.output import count_text, say, size_text, table, working, write_json
-from dlc.driver.compile import predict_memory
+from dlc.driver.build import predict_memory
 from dlc.errors import CompileError
 from dlc.frontends.onnx.summary import model_summary
 from dlc.ir.graph import Role

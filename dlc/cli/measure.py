@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dlc import errors
+from dlc.cli.arrays import write_arrays
 from dlc.cli.common import find_model, generated_inputs
 from dlc.cli.contenders import DLC, Request
 from dlc.cli.output import notes
@@ -35,6 +37,7 @@ class Worker:
     name: str
     process: subprocess.Popen
     messages: IO[bytes]  # its standard error
+    limit: float | None = None  # seconds that one order may take
     ready: dict[str, Any] = field(default_factory=dict)
     rounds: list[list[float]] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +46,9 @@ class Worker:
         """Send one order (none: just wait) and return the answer; raise the DlcError that the worker met."""
         assert self.process.stdin is not None and self.process.stdout is not None
         line = ""
+        guard = threading.Timer(self.limit or threading.TIMEOUT_MAX, self.process.kill)
+        guard.daemon = True
+        guard.start()
         try:
             if order:
                 self.process.stdin.write(json.dumps(order) + "\n")
@@ -50,6 +56,8 @@ class Worker:
             line = self.process.stdout.readline()
         except BrokenPipeError:
             pass  # it died; its last words say why
+        finally:
+            guard.cancel()
         if not line:
             self.process.wait()
             self.messages.seek(0)
@@ -71,8 +79,13 @@ class Worker:
 
 
 @contextmanager
-def working_process(name: str, inputs: Path, request: Request, **variables: str) -> Iterator[Worker]:
-    """Start a contender and wait until it has given its first answer; it ends with the block."""
+def working_process(
+    name: str, inputs: Path, request: Request, limit: float | None = None, **variables: str
+) -> Iterator[Worker]:
+    """Start a contender and wait until it has given its first answer; it ends with the block.
+
+    A contender that takes more than ``limit`` seconds for an order is ended, which raises CompileError.
+    """
     order = {"contender": name, "inputs": str(inputs), "request": asdict(request), "spawned": time.time()}
     pipe = subprocess.PIPE
     with tempfile.TemporaryFile() as messages:
@@ -80,7 +93,7 @@ def working_process(name: str, inputs: Path, request: Request, **variables: str)
             [sys.executable, "-m", "dlc.cli.worker", json.dumps(order)],
             stdin=pipe, stdout=pipe, stderr=messages, text=True, env={**os.environ, **variables},
         )  # fmt: skip
-        worker = Worker(name, process, messages)
+        worker = Worker(name, process, messages, limit)
         try:
             worker.ready = worker.ask()
             yield worker
@@ -136,7 +149,7 @@ def _prepare(
         save_onnx(found.graph, model)
     sets = [generated_inputs(found.graph, seed + k) for k in range(INPUT_SETS)]
     inputs = folder / "inputs.npz"
-    np.savez(inputs, **{f"{k}/{name}": array for k, feeds in enumerate(sets) for name, array in feeds.items()})
+    write_arrays(inputs, {f"{k}/{name}": array for k, feeds in enumerate(sets) for name, array in feeds.items()})
     request = Request(model, threads, seed, {name: list(array.shape) for name, array in sets[0].items()})
     return found.name, {name: request for name in (DLC, peer) if name is not None}, inputs
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich import box
-from rich.console import Console, ConsoleDimensions
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,14 +26,14 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
-    @property
-    def size(self) -> ConsoleDimensions:
-        width, height = super().size
-        return ConsoleDimensions(width if self.is_terminal else max(width, PLAIN_WIDTH), height)
+
+def _width(stream: TextIO) -> int | None:
+    """A terminal's own width, or room enough."""
+    return None if stream.isatty() else PLAIN_WIDTH
 
 
-console = _Console()
-notes = _Console(stderr=True)
+console = _Console(width=_width(sys.stdout))
+notes = _Console(stderr=True, width=_width(sys.stderr))
 
 
 def say(text: object, style: str = "") -> None:
@@ -59,9 +60,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """Print a table; columns whose name ends in ``#`` are numbers, aligned right. No columns: no heading."""
     say(title, style="bold")
     made = Table(box=box.SIMPLE_HEAD, header_style="bold", show_header=any(columns), pad_edge=False)
-    for column in columns:
-        justify: Any = "right" if column.endswith("#") else "left"
-        made.add_column(Text(column.removesuffix("#")), justify=justify, overflow="fold", no_wrap=justify == "right")
+    for number, column in enumerate(columns):
+        heading = Text(column.removesuffix("#"))
+        if column.endswith("#"):
+            widest = max((len(str(row[number])) for row in rows), default=0)
+            made.add_column(heading, justify="right", min_width=max(widest, len(heading)))
+        else:
+            made.add_column(heading, overflow="fold")
     for row in rows:
         made.add_row(*[Text(printable(cell)) for cell in row])
     console.print(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 
 from dlc.cli.common import OutputPath
 from dlc.cli.output import note, say, size_text, working
-from dlc.facade import TrainingStep, compile_training, save_onnx
 from dlc.facade import compile as compile_model
+from dlc.facade import save_onnx
 from dlc.frontends import models
 from dlc.frontends.graph import losses, optim
-from dlc.training import Callback
+from dlc.ir.training import Optimizer
+from dlc.training import Callback, TrainingStep, compile_training
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
     "sgd": lambda rate: optim.SGD(rate, momentum=0.9),
     "adam": optim.Adam,
     "adamw": optim.AdamW,

@@ -6,7 +6,6 @@ Imports no more than its contender needs, so that the time to its first answer i
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import sys
 import time
@@ -15,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from dlc.cli.arrays import write_arrays
 from dlc.cli.contenders import Contender, Request, find_contender
 from dlc.errors import DlcError
 
 
-def resident_bytes() -> int:
-    """Return the resident set size of this process."""
+def resident_bytes(peak: bool = False) -> int:
+    """Return the resident set size of this process, now or at its highest."""
+    # Not from getrusage: its highest includes that of the process this one was started from.
+    field = "VmHWM:" if peak else "VmRSS:"
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -60,11 +62,10 @@ def serve(order: dict[str, Any]) -> None:
             answer(times=measure(contender, feeds, order["run"]))
         elif "outputs" in order:
             results = contender.run(feeds[0])
-            np.savez(order["outputs"], **{str(number): array for number, array in enumerate(results.values())})
+            write_arrays(Path(order["outputs"]), {str(k): array for k, array in enumerate(results.values())})
             answer(names=list(results))
         else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            answer(peak_bytes=peak, steady_bytes=resident_bytes(), idle_bytes=idle)
+            answer(peak_bytes=resident_bytes(peak=True), steady_bytes=resident_bytes(), idle_bytes=idle)
             return
 
 

@@ -101,6 +101,7 @@ def choose_amx_blocking(problem: Problem, target: CpuTarget, threads: int, panel
         column_chunks=column_chunks,
         staged=False,
         ahead=False,
+        overwritten=frozenset(),  # on the way back inputs are read again after the output has been written
         block_panels=min(base.block_panels, -(-base.panels // column_chunks)),
     )
     chunk_rows = min(rows, tile_chunk * (split.size + (1 if split.extra else 0)))
@@ -166,4 +167,5 @@ def _chunks(problem: Problem, base: Blocking, threads: int) -> tuple[int, int]:
             if best is None or cost < best[0]:
                 best = (cost, row_parts, column_parts)
     assert best is not None
-    return best[1], best[2]
+    row_parts, column_parts = best[1:]
+    return row_parts, -(-panels // -(-panels // column_parts))

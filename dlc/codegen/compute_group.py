@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from dlc.errors import CompileError
 from dlc.ir.compute import Axis, Compute
-from dlc.ir.expr import Expr, Read, Var, substitute, transform, walk
+from dlc.ir.expr import Expr, Read, Var, substitute, transform
 from dlc.ir.graph import Node, Value
-from dlc.ir.simplify import Bounds, Simplifier
+from dlc.ir.simplify import Simplifier
 from dlc.ir.types import TensorType
 
 
@@ -125,13 +125,3 @@ def instantiate(compute: Compute, indices: Sequence[Expr], simplify: Simplifier)
         return compute.body
     mapping: dict[Expr, Expr] = {a.var: i for a, i in zip(compute.axes, indices, strict=True)}
     return simplify(substitute(compute.body, mapping))
-
-
-def rename_axes(compute: Compute, names: Mapping[Var, Expr], bounds: Bounds) -> Expr:
-    """Return the body of ``compute`` with all its axes replaced by ``names``."""
-    return Simplifier(bounds)(substitute(compute.body, dict(names)))
-
-
-def expression_size(expr: Expr) -> int:
-    """Return the number of distinct nodes of ``expr``."""
-    return sum(1 for _ in walk(expr))

@@ -169,8 +169,8 @@ def analyze(
     if spread:
         batch, columns = batch[:-1], [*columns, batch[-1]]
     kinds["depth"].sort(key=lambda loop: (-loop.strides[row], -loop.strides[panel]))
-    sizes = (prod(shapes[LHS]), prod(shapes[RHS]), prod(output))
-    sizes += tuple(int(t.size) for t in (epilogue.inputs[read.input] for read in reads))
+    inputs = [epilogue.inputs[read.input] for read in reads]
+    sizes = [prod(shapes[LHS]), prod(shapes[RHS]), prod(output), *(int(t.size) for t in inputs)]  # type: ignore[call-overload]
     return Problem(
         batch=batch,
         rows=merge(rows),
@@ -178,7 +178,7 @@ def analyze(
         depth=merge(kinds["depth"]),
         row_operand=row,
         panel_operand=panel,
-        sizes=sizes,
+        sizes=tuple(sizes),
         dtype=lhs.dtype,
         body=body,
         out_dtype=epilogue.dtype,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of, merge
+from dlc.codegen.contract_analysis import FIRST_READ, OUT, LoopAxis, Problem, extent_of, merge
 from dlc.codegen.target import CpuTarget
 
 PACKED, LOCAL, DIRECT = "packed", "local", "direct"
@@ -31,6 +31,11 @@ class RegisterTile:
     @property
     def width(self) -> int:
         return self.vectors * self.lanes
+
+    @property
+    def pitch(self) -> int:
+        """Elements per depth step of a staged row tile."""
+        return -(-self.rows // self.lanes) * self.lanes
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Blocking:
     ``row_chunks`` and ``column_chunks`` are tasks per group; ``block_panels`` panels stay in cache while row
     tiles pass; with ``ahead`` the next ones are fetched meanwhile. Depth level ``depth_level`` advances by
     ``depth_block`` iterations per pass. ``staged``: each row tile is first copied to scratch memory.
+    ``overwritten`` numbers the epilogue's reads that may be the output's own memory.
     """
 
     tile: RegisterTile
@@ -74,6 +80,7 @@ class Blocking:
     depth_block: int
     ahead: bool
     staged: bool
+    overwritten: frozenset[int]
 
     @property
     def depth_blocks(self) -> int:
@@ -98,11 +105,19 @@ def register_tile(target: CpuTarget, itemsize: int, columns: int) -> RegisterTil
         rows, vectors = 14, 2
     elif target.has_fma:
         rows, vectors = 6, 2
-    else:
-        rows, vectors = 4, 2
+    else:  # products and broadcasts need registers of their own
+        rows, vectors = 3, 3
     if columns <= lanes:
         rows, vectors = (14, 1) if target.vector_registers >= 32 else (8, 1)
     return RegisterTile(rows, vectors, lanes)
+
+
+def _wide_tile(target: CpuTarget, tile: RegisterTile, rows: int, columns: int) -> RegisterTile:
+    """Return a wider tile for very few rows: panels read in place then come in longer runs."""
+    vectors = 8 if target.vector_registers >= 32 else 4
+    if rows * vectors > target.vector_registers - 8 or columns < vectors * tile.lanes:
+        return tile
+    return RegisterTile(rows, vectors, tile.lanes)
 
 
 def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> Blocking:
@@ -110,6 +125,8 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
     itemsize = problem.dtype.itemsize
     column = problem.columns[-1]
     tile = register_tile(target, itemsize, column.extent)
+    if panels_from == DIRECT and not problem.spread:
+        tile = _wide_tile(target, tile, problem.row_count, column.extent)
     panels = -(-column.extent // tile.width)
     levels = merge(problem.depth, [problem.row_operand]) if panels_from == PACKED else problem.depth
     if not levels:
@@ -122,7 +139,9 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
     level, block = _depth_blocking(problem, levels, staged, panels_from, target)
     depth = extent_of(levels[level + 1 :]) * block
     block_panels = max(1, target.l2_bytes // 2 // max(1, depth * tile.width * itemsize))
-    ahead = panels_from == PACKED and 1 < -(-tile_count // row_chunks) <= FEW_TILES
+    chunk_tiles = -(-tile_count // row_chunks)
+    far = tile_count <= FEW_TILES or chunk_panels * tile.width * extent_of(levels) * itemsize > target.l2_bytes // 2
+    ahead = panels_from == PACKED and 1 < chunk_tiles <= FEW_TILES and far
     return Blocking(
         tile=tile,
         panels_from=panels_from,
@@ -138,7 +157,21 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
         depth_block=block,
         ahead=ahead,
         staged=staged,
+        overwritten=_overwritten(problem, whole=extent_of(levels[:level]) * -(-levels[level].extent // block) == 1),
     )
+
+
+def _overwritten(problem: Problem, whole: bool) -> frozenset[int]:
+    """Return the reads that touch each element just before the same element is stored, in one pass over the depth."""
+    found = set()
+    axes = (*problem.batch, *problem.rows, *problem.columns)
+    for number, read in enumerate(problem.reads):
+        tensor = FIRST_READ + number
+        same = all(axis.strides[tensor] == axis.strides[OUT] for axis in axes)
+        alike = read.dtype is problem.out_dtype and problem.sizes[tensor] == problem.sizes[OUT] and read.offset == 0
+        if whole and same and alike:
+            found.add(number)
+    return frozenset(found)
 
 
 def _stages(problem: Problem, flat: bool, panels: int, itemsize: int) -> bool:
@@ -162,6 +195,11 @@ def _row_tiles(problem: Problem, tile: RegisterTile) -> tuple[bool, Split, int]:
     return True, Split(rows, flat_parts), flat_parts
 
 
+def can_block(problem: Problem) -> bool:
+    """Whether the depth may be cut: partial sums are kept in the output, which few rows do not repay."""
+    return problem.out_dtype is problem.dtype and problem.row_count > 32
+
+
 def _depth_blocking(
     problem: Problem, levels: tuple[LoopAxis, ...], staged: bool, panels_from: str, target: CpuTarget
 ) -> tuple[int, int]:
@@ -174,9 +212,8 @@ def _depth_blocking(
         fitting = longest = 256
     elif panels_from == LOCAL:
         fitting = min(fitting, 1024)
-    # Partial sums are kept in the output.
-    can_block = problem.out_dtype is problem.dtype and problem.row_count > 32
-    if depth <= longest or not can_block:
+        longest = 2 * fitting
+    if depth <= longest or not can_block(problem):
         return 0, levels[0].extent
     inner = depth
     for number, level in enumerate(levels):
@@ -209,4 +246,6 @@ def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int
             if best is None or cost < best[0]:
                 best = (cost, row_parts, column_parts)
     assert best is not None
-    return best[1], best[2]
+    # Parts are of equal size but for the last: leave out those that would be empty.
+    row_parts, column_parts = best[1:]
+    return -(-tiles // -(-tiles // row_parts)), -(-panels // -(-panels // column_parts))

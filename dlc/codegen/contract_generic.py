@@ -91,7 +91,7 @@ def _nest(
     out_size = prod(int(d) for d in group_shape(spec.output, extents))
 
     def vector(start: Expr, active: Expr | None) -> list[Stmt]:
-        bind = [Let(Var(inner[0]), total(start, Var("lane")))] if inner else []
+        bind: list[Stmt] = [Let(Var(inner[0]), total(start, Var("lane")))] if inner else []
         final = cast(_substituted(spec, extents, epilogue, operands[0].dtype, acc), epilogue.dtype)
         zero = For(Var("lane"), const(lanes), LoopKind.VECTOR, (Store("acc", Var("lane"), const(0, acc)),))
         run = _vectorised(accumulate, bind, lanes, active)
@@ -125,7 +125,7 @@ def _nest(
     return Kernel(name, tuple(buffers), (), (For(Var("task"), const(tasks), LoopKind.PARALLEL, (loop,)),))
 
 
-def _vectorised(accumulate: tuple[Stmt, ...], bind: list[Stmt], lanes: int, active: Expr | None) -> list[Stmt]:
+def _vectorised(accumulate: tuple[Stmt, ...], bind: Sequence[Stmt], lanes: int, active: Expr | None) -> list[Stmt]:
     """Put the vector loop around the innermost statement, inside the reduction loops."""
     statements: list[Stmt] = []
     for statement in accumulate:

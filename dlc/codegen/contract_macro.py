@@ -74,7 +74,8 @@ class MacroKernel:
             Buffer("out", problem.out_dtype, problem.sizes[OUT], writable=True),
         ]
         for number, read in enumerate(problem.reads):
-            buffers.append(Buffer(f"e{number}", read.dtype, problem.sizes[FIRST_READ + number]))
+            alias = "out" if number in blocking.overwritten else None
+            buffers.append(Buffer(f"e{number}", read.dtype, problem.sizes[FIRST_READ + number], aliases=alias))
         body = tuple(self._task())
         tasks = (
             ("rc", blocking.row_chunks),
@@ -115,7 +116,7 @@ class MacroKernel:
             column_body = [lets[0], If(apply("less", Var("panel0"), panel_end), (lets[1], *work))]
         statements: list[Stmt] = [For(Var("nb"), const(blocks), LoopKind.SERIAL, tuple(column_body))]
         if blocking.staged:
-            size = blocking.tile.lanes * blocking.pass_depth
+            size = blocking.tile.pitch * blocking.pass_depth
             statements.insert(0, Alloc(Buffer("staged", self.problem.dtype, size, Space.LOCAL)))
         if blocking.panels_from == LOCAL:
             size = blocking.block_panels * blocking.pass_depth * blocking.tile.width
@@ -168,7 +169,8 @@ class MacroKernel:
     def _stage(self, rows: int, row_map: RowMap) -> Stmt:
         """Copy the tile's rows, contiguous at each depth step, to scratch memory, steps next to each other."""
         levels, row_depth, _ = self._depth()
-        kernel = stage_kernel(self.problem.dtype, rows, self.blocking.tile.lanes, len(levels))
+        tile = self.blocking.tile
+        kernel = stage_kernel(self.problem.dtype, tile.lanes, rows, tile.pitch, len(levels))
         scalars = tuple(value for level in levels for value in (level.extent, level.row_stride))
         return Call(kernel, (Window("rows", total(row_map.base, row_depth)), Window("staged", ZERO)), scalars)
 
@@ -193,9 +195,9 @@ class MacroKernel:
             return RowMap(ROWS_STRIDE if stride else ROWS_NONE, total(group, scaled(row, stride)), stride)
         table = []
         for i in range(rows):
-            position = offset(decode(total(row, const(i)), [a.extent for a in merged]), merged, tensor)
             variable = Var(f"row{tensor}_{i}")
-            statements.append(Let(variable, position))
+            indices = decode(total(row, const(i)), [a.extent for a in merged])
+            statements.append(Let(variable, offset(indices, merged, tensor)))
             table.append(variable)
         return RowMap(ROWS_TABLE, group, 0, tuple(table))
 
@@ -240,7 +242,7 @@ class MacroKernel:
     def _staged_levels(self, levels: tuple[Level, ...]) -> tuple[Level, ...]:
         """Give the depth loops the strides of staged rows."""
         staged: list[Level] = []
-        step: Expr = const(self.blocking.tile.lanes)
+        step: Expr = const(self.blocking.tile.pitch)
         for level in reversed(levels):
             staged.append(Level(level.extent, step, level.panel_stride))
             step = apply("mul", level.extent, step)
@@ -290,7 +292,7 @@ class MacroKernel:
             stride = self.column.strides[tensor]
             lanes = LANES_NONE if stride == 0 else LANES_UNIT if stride == 1 else LANES_STRIDE
             where = maps[tensor]
-            forms.append(ReadForm(read.dtype, where.mode, lanes))
+            forms.append(ReadForm(read.dtype, where.mode, lanes, number in blocking.overwritten))
             base = total(where.base, scaled(first, stride), const(read.offset))
             places.append(Place(Window(f"e{number}", base), where.values(rows), const(stride)))
         row_map = maps[problem.row_operand]

@@ -13,10 +13,12 @@ from functools import lru_cache
 from dlc.codegen.contract_analysis import LoopAxis, Problem, extent_of
 from dlc.codegen.contract_index import decode, offset, scaled, total
 from dlc.ir.expr import Expr, Load, Var, apply, const, select
-from dlc.ir.kernel import Buffer, Call, For, If, Kernel, Let, LoopKind, Stmt, Store, Window
+from dlc.ir.kernel import Buffer, Call, For, If, Kernel, Let, LoopKind, Stmt, Store, Transpose, Window
 from dlc.ir.types import DType
 
 ELEMENTS_PER_TASK = 1 << 14
+UNIT, CROSSED, STRIDED = "unit", "crossed", "strided"
+"""How a panel lies in memory: contiguous columns, contiguous depth, or neither."""
 
 
 @dataclass(frozen=True)
@@ -113,44 +115,86 @@ def call_panel_kernel(
 ) -> Call:
     """Return the call that packs the depth ``levels`` (extent, stride) of one panel with ``columns`` real columns."""
     stride = packed.column.strides[packed.tensor]
-    kernel = panel_kernel(
-        packed.dtype, packed.lanes, packed.width // packed.lanes, stride == 1, columns < packed.width, len(levels)
-    )
+    ragged = columns < packed.width
+    if stride == 1:
+        form = UNIT
+    elif not ragged and packed.depth and packed.depth[-1].strides[packed.tensor] == 1:
+        form = CROSSED
+    else:
+        form = STRIDED
+    kernel = panel_kernel(packed.dtype, packed.lanes, packed.width // packed.lanes, form, ragged, len(levels))
     scalars = [value for level in levels for value in level]
     if stride != 1:
         scalars.append(const(stride))
-    if columns < packed.width:
+    if ragged:
         scalars.append(const(columns))
     return Call(kernel, windows, tuple(scalars))
 
 
 @lru_cache(maxsize=256)
-def panel_kernel(dtype: DType, lanes: int, vectors: int, contiguous: bool, ragged: bool, levels: int) -> Kernel:
+def panel_kernel(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool, levels: int) -> Kernel:
     """Return the kernel (source, packed) that packs one panel; columns from ``columns`` on become zero.
 
-    Scalars: extent and stride of each depth level; the column stride unless ``contiguous``; ``columns`` if ragged.
+    Scalars: extent and stride of each depth level; the column stride unless ``form`` is UNIT (columns are
+    contiguous); ``columns`` if ragged. CROSSED: the innermost depth is contiguous, squares are transposed.
     """
-    width = vectors * lanes
-    body: list[Stmt] = []
-    for vector in range(vectors):
-        column = total(Var("lane"), const(vector * lanes))
-        source = column if contiguous else apply("mul", column, Var("stride"))
-        value: Expr = Load("source", apply("add", Var(f"at{levels}"), source), dtype)
-        if ragged:
-            value = select(apply("less", column, Var("columns")), value, const(0, dtype))
-        store = Store("packed", total(scaled(Var(f"step{levels}"), width), column), value)
-        body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,)))
-    for level in reversed(range(levels)):
+    deepest = levels - 1
+    extent = Var(f"n{deepest}")
+    loops: list[Stmt] = [Let(Var("first"), apply("mul", Var(f"step{deepest}"), extent))]
+    done: Expr = const(0)
+    if form == CROSSED:
+        squares = apply("floor_div", extent, const(lanes))
+        done = apply("mul", squares, const(lanes))
+        loops.append(For(Var("square"), squares, LoopKind.SERIAL, tuple(_squares(lanes, vectors, deepest))))
+    k = total(done, Var("k"))
+    lets = (
+        Let(Var("at"), apply("add", Var(f"at{deepest}"), apply("mul", k, Var(f"s{deepest}")))),
+        Let(Var("step"), apply("add", Var("first"), k)),
+    )
+    rest = apply("sub", extent, done) if form == CROSSED else extent
+    loops.append(For(Var("k"), rest, LoopKind.SERIAL, (*lets, *_depth_step(dtype, lanes, vectors, form, ragged))))
+    for level in reversed(range(deepest)):
         k = Var(f"k{level}")
-        step = apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)
-        at = apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))
-        lets = [Let(Var(f"at{level + 1}"), at), Let(Var(f"step{level + 1}"), step)]
-        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
-    body = [Let(Var("at0"), const(0)), Let(Var("step0"), const(0)), *body]
+        outer = (
+            Let(Var(f"at{level + 1}"), apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))),
+            Let(Var(f"step{level + 1}"), apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)),
+        )
+        loops = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*outer, *loops))]
+    body = (Let(Var("at0"), const(0)), Let(Var("step0"), const(0)), *loops)
     names = [name for level in range(levels) for name in (f"n{level}", f"s{level}")]
-    names += [] if contiguous else ["stride"]
+    names += [] if form == UNIT else ["stride"]
     names += ["columns"] if ragged else []
     buffers = (Buffer("source", dtype, None), Buffer("packed", dtype, None, writable=True))
-    words = ["panel", str(dtype), f"{vectors}x{lanes}", f"d{levels}"]
-    words += [word for word, used in (("strided", not contiguous), ("ragged", ragged)) if used]
-    return Kernel("_".join(words), buffers, tuple(Var(name) for name in names), tuple(body))
+    words = ["panel", str(dtype), f"{vectors}x{lanes}", f"d{levels}", form, "ragged" if ragged else ""]
+    return Kernel("_".join(filter(None, words)), buffers, tuple(Var(name) for name in names), body)
+
+
+def _depth_step(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool) -> list[Stmt]:
+    """Copy the columns of one depth step, from ``at`` in the source to row ``step`` of the panel."""
+    statements: list[Stmt] = []
+    for vector in range(vectors):
+        column = total(Var("lane"), const(vector * lanes))
+        source = column if form == UNIT else apply("mul", column, Var("stride"))
+        value: Expr = Load("source", apply("add", Var("at"), source), dtype)
+        if ragged:
+            value = select(apply("less", column, Var("columns")), value, const(0, dtype))
+        store = Store("packed", total(scaled(Var("step"), vectors * lanes), column), value)
+        statements.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,)))
+    return statements
+
+
+def _squares(lanes: int, vectors: int, deepest: int) -> list[Stmt]:
+    """Transpose a square of depth x columns for each vector of the panel."""
+    width = vectors * lanes
+    k = scaled(Var("square"), lanes)
+    source, target = total(Var(f"at{deepest}"), k), scaled(total(Var("first"), k), width)
+    return [
+        Transpose(
+            Window("packed", total(target, const(vector * lanes))),
+            const(width),
+            Window("source", total(source, scaled(Var("stride"), vector * lanes))),
+            Var("stride"),
+            lanes,
+        )
+        for vector in range(vectors)
+    ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
 from dlc.codegen.amx_macro import amx_kernel
 from dlc.codegen.contract_analysis import OUT, Problem, analyze
-from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, choose_blocking, register_tile
+from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking, register_tile
 from dlc.codegen.contract_dot import dot_kernel, fits_dot, sides
 from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel
 from dlc.codegen.contract_macro import macro_kernel
@@ -20,7 +20,9 @@ from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
 from dlc.ir.types import TensorType, float32, float64
 
 FEW_VECTORS = 3
+"""With at most so many vectors on one side, dot products read the other side once and need no packing."""
 MOST_LOCAL_DEPTH = 4096
+"""Panels deeper than this do not fit a task's scratch whole."""
 OUTPUT = Operand(OperandKind.OUTPUT, 0)
 
 
@@ -83,11 +85,13 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
         calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
     if amx_pays(problem, target, threads, panels_from):
         found = choose_amx_blocking(problem, target, threads, panels_from)
+        blocking = found.blocking
         kernel = amx_kernel(problem, found, f"contract_{label}", size)
     else:
         kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
     calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
-    return Lowered(tuple(calls), temporaries)
+    in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(blocking.overwritten))
+    return Lowered(tuple(calls), temporaries, in_place)
 
 
 def _wants_dot(problem: Problem, constants: frozenset[int]) -> bool:
@@ -117,8 +121,7 @@ def _panels_from(problem: Problem, tile_rows: int, constants: frozenset[int]) ->
     if problem.panel_operand in constants:
         return PACKED
     if problem.columns[-1].strides[problem.panel_operand] != 1 or problem.row_count >= 4 * tile_rows:
-        can_block = problem.out_dtype is problem.dtype and problem.row_count > 32
-        return LOCAL if can_block or problem.depth_count <= MOST_LOCAL_DEPTH else PACKED
+        return LOCAL if can_block(problem) or problem.depth_count <= MOST_LOCAL_DEPTH else PACKED
     return DIRECT
 
 

@@ -52,5 +52,13 @@ def _ragged(start: Expr, count: int, lanes: int, dtype: DType) -> tuple[Stmt, ..
     if count % lanes:
         index = apply("add", start, apply("add", const(count // lanes * lanes), Var("lane")))
         store = Store("target", index, Load("source", index, dtype))
-        body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,), active=apply("less", Var("lane"), const(count % lanes))))
+        body.append(
+            For(
+                Var("lane"),
+                const(lanes),
+                LoopKind.VECTOR,
+                (store,),
+                active=apply("less", Var("lane"), const(count % lanes)),
+            )
+        )
     return tuple(body)

@@ -129,6 +129,13 @@ def window(array: Array, offset: Any) -> Array:
     return Array(array.data[position:], array.dtype, f"{array.name}[{position}:]", array.writable)
 
 
+def transpose(target: Array, target_stride: Any, source: Array, source_stride: Any, size: int) -> None:
+    """Copy a square, transposed."""
+    for row in range(size):
+        for column in range(size):
+            target[column * int(target_stride) + row] = source[row * int(source_stride) + column]
+
+
 def local(kind: _Type, size: int) -> Array:
     """Make a private array whose elements have not been set: NaN or the least integer."""
     dtype = kind.dtype
@@ -154,7 +161,7 @@ _NAMESPACE: dict[str, Any] = (
     {name: _Type(dtype) for name, dtype in DTYPES.items()}
     | {name: _lift(op.evaluate) for name, op in SCALAR_OPS.items()}
     | {"cast": cast, "fma": fma, "horizontal": horizontal, "window": window, "local": local, "shared": local}
-    | {"vector": _vector, "prefetch": _nothing, "barrier": _nothing}
+    | {"vector": _vector, "prefetch": _nothing, "transpose": transpose, "barrier": _nothing}
     | {kind: range for kind in ("parallel", "unroll", "grid", "block")}
     | {"inf": float("inf"), "nan": float("nan")}
     | TILE_FUNCTIONS

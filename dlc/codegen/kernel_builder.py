@@ -20,10 +20,11 @@ from dlc.ir.kernel import (
     Let,
     Stmt,
     Store,
+    Transpose,
     statements,
 )
 from dlc.ir.lowering import KernelCall, Operand, OperandKind
-from dlc.ir.types import TensorType
+from dlc.ir.types import TensorType, bool_
 
 _PREFIX = {OperandKind.INPUT: "x", OperandKind.OUTPUT: "y", OperandKind.TEMPORARY: "t"}
 
@@ -83,6 +84,9 @@ def used_buffers(body: Sequence[Stmt]) -> tuple[set[str], set[str]]:
                 exprs.append(extent)
                 if active is not None:
                     exprs.append(active)
+            case Transpose(target=target, source=source):
+                written.add(target.buffer)
+                exprs += [target.offset, Load(source.buffer, source.offset, bool_)]
             case Alloc():
                 pass
     read = {e.buffer for e in distinct(exprs) if isinstance(e, Load | Horizontal)}

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dlc.codegen import llvm_index
 from dlc.codegen.llvm_expr import evaluate, evaluate_deep
-from dlc.codegen.llvm_memory import address, conflicts, load, prefetch, store
+from dlc.codegen.llvm_memory import address, conflicts, load, prefetch, store, transpose
 from dlc.codegen.llvm_scalar import BASIC, call
 from dlc.codegen.llvm_state import FunctionState, Memory, ModuleState
 from dlc.codegen.llvm_tiles import TILE_STATEMENTS
@@ -34,6 +35,7 @@ from dlc.ir.kernel import (
     Space,
     Stmt,
     Store,
+    Transpose,
 )
 from dlc.ir.text_kernel import fingerprint
 from dlc.ir.types import bool_, int64
@@ -332,7 +334,20 @@ def _call(s: FunctionState, statement: Call) -> None:
 
 
 def _prefetch(s: FunctionState, statement: Prefetch) -> None:
-    prefetch(s, s.buffer(statement.buffer), evaluate(s, statement.index))
+    prefetch(s, s.buffer(statement.buffer), evaluate(s, statement.index), statement.level)
+
+
+def _transpose(s: FunctionState, statement: Transpose) -> None:
+    sides = []
+    for window, stride in (
+        (statement.target, statement.target_stride),
+        (statement.source, statement.source_stride),
+    ):
+        begin, step = evaluate(s, window.offset), evaluate(s, stride)
+        sides.append([llvm_index.add(s, begin, llvm_index.scale(s, step, k)) for k in range(statement.size)])
+    target, source = _writable(s, statement.target.buffer), s.buffer(statement.source.buffer)
+    transpose(s, target, sides[0], source, sides[1])
+    s.wrote()
 
 
 def _barrier(s: FunctionState, statement: Barrier) -> None:
@@ -414,6 +429,7 @@ _EMIT: dict[type, Callable[..., None]] = {
     If: _if,
     Call: _call,
     Prefetch: _prefetch,
+    Transpose: _transpose,
     Barrier: _barrier,
     **TILE_STATEMENTS,
 }

@@ -239,7 +239,7 @@ def compare(s: Emitter, op: str, a: Value, b: Value, boolean: DType) -> Value:
             return Value("true" if known else "false", boolean)
         return Value(s.op(f"icmp {predicate} i64 {a.text}, {b.text}"), boolean)
     # base_a + i*step_a ? base_b + i*step_b  is  i*step ? base_b - base_a, whose right side is one scalar.
-    difference = sub(s, _base(b), _base(a))
+    difference = _saturated_difference(s, _base(b), _base(a), a.index and b.index)
     lanes = s.lanes
     if difference.constant is not None:
         flags = ", ".join("i1 true" if holds(lane * step, difference.constant) else "i1 false" for lane in range(lanes))
@@ -252,6 +252,14 @@ def compare(s: Emitter, op: str, a: Value, b: Value, boolean: DType) -> Value:
     narrow = s.op(f"trunc nsw i64 {clamped} to i32")
     wide = splat(s, narrow, "i32", lanes)
     return Value(s.op(f"icmp {predicate} <{lanes} x i32> {iota(lanes, step, 'i32')}, {wide}"), boolean, lanes)
+
+
+def _saturated_difference(s: Emitter, a: Value, b: Value, index: bool) -> Value:
+    """Return a - b of uniform values, with the right sign if they are data too (not ``index``)."""
+    if index or a.text == b.text:
+        return sub(s, a, b)
+    s.declare("i64 @llvm.ssub.sat.i64(i64, i64)")
+    return uniform_index(s.op(f"call i64 @llvm.ssub.sat.i64(i64 {a.text}, i64 {b.text})"))
 
 
 def _base(a: Value) -> Value:

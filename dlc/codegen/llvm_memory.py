@@ -155,10 +155,35 @@ def load_lanes(s: FunctionState, memory: Memory, index: Value, width: int) -> st
     return decode(s, text, memory.dtype, width)
 
 
-def prefetch(s: FunctionState, memory: Memory, index: Value) -> None:
-    """Hint that the element (of lane 0) is needed soon."""
+def transpose(s: FunctionState, target: Memory, to: list[Value], source: Memory, rows: list[Value]) -> None:
+    """Copy the square whose rows begin at ``rows`` to columns: row j of the result begins at ``to[j]``.
+
+    A perfect shuffle of the registers, repeated once per bit of the size, transposes them.
+    """
+    size = len(rows)
+    kind = memory_type(source.dtype, size)
+    align = source.dtype.itemsize
+    vectors = [s.op(f"load {kind}, ptr {address(s, source, row)}, align {align}") for row in rows]
+    half = size // 2
+    masks = [
+        "<" + ", ".join(f"i32 {start + k // 2 + (size if k % 2 else 0)}" for k in range(size)) + ">"
+        for start in (0, half)
+    ]
+    for _ in range(size.bit_length() - 1):
+        vectors = [
+            s.op(f"shufflevector {kind} {low}, {kind} {high}, <{size} x i32> {mask}")
+            for low, high in zip(vectors[:half], vectors[half:], strict=True)
+            for mask in masks
+        ]
+    for vector, row in zip(vectors, to, strict=True):
+        s.do(f"store {kind} {vector}, ptr {address(s, target, row)}, align {align}")
+
+
+def prefetch(s: FunctionState, memory: Memory, index: Value, level: int) -> None:
+    """Hint that the element (of lane 0) is needed soon in the cache of ``level``."""
+    locality = max(0, 4 - level)
     s.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-    s.do(f"call void @llvm.prefetch.p0(ptr {address(s, memory, index, inbounds=False)}, i32 0, i32 3, i32 1)")
+    s.do(f"call void @llvm.prefetch.p0(ptr {address(s, memory, index, inbounds=False)}, i32 0, i32 {locality}, i32 1)")
 
 
 def conflicts(index: Value) -> bool:

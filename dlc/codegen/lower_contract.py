@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from math import prod
 
 from dlc.codegen.compute_group import ComputeGroup
 from dlc.codegen.contract_schedule import lower_contraction
@@ -16,11 +17,11 @@ from dlc.errors import CompileError
 from dlc.ir.compute import Compute
 from dlc.ir.contraction import infer_extents, parse_spec
 from dlc.ir.epilogue import ACCUMULATOR, Epilogue, no_epilogue
-from dlc.ir.expr import Expr, Read, Var, apply, const, substitute, transform
+from dlc.ir.expr import Expr, Read, Var, substitute, transform
 from dlc.ir.graph import Node, Value
 from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
 from dlc.ir.opdef import Trait
-from dlc.ir.simplify import Simplifier, linear_index
+from dlc.ir.simplify import Simplifier, linear_index, unravel
 
 
 def lower_contract_group(
@@ -62,14 +63,14 @@ def _contract(node: Node, epilogue: Epilogue, target: CpuTarget, threads: int, c
 
 
 def renumber(lowered: Lowered, numbers: Sequence[int]) -> Lowered:
-    """Return ``lowered`` with input k as input ``numbers[k]``."""
+    """Return ``lowered`` with input k as input ``numbers[k]``; what is read in several roles is not overwritten."""
     calls = []
     for call in lowered.calls:
         operands = tuple(
             Operand(OperandKind.INPUT, numbers[o.index]) if o.kind is OperandKind.INPUT else o for o in call.operands
         )
         calls.append(KernelCall(call.kernel, operands, call.flops))
-    pairs = tuple((out, numbers[read]) for out, read in lowered.in_place)
+    pairs = tuple((out, numbers[read]) for out, read in lowered.in_place if numbers.count(numbers[read]) == 1)
     return replace(lowered, calls=tuple(calls), in_place=pairs)
 
 
@@ -114,23 +115,10 @@ def _output_indices(contract: Compute, result: Compute, simplify: Simplifier) ->
     """Return the result's index per dimension over the contraction's axes: the same row-major position."""
     if contract.shape == result.shape:
         return list(contract.store)
-    if _size(contract.shape) != _size(result.shape):
+    if prod(contract.shape) != prod(result.shape):
         return None
     position = linear_index(contract.store, contract.shape, simplify)
-    indices: list[Expr] = []
-    stride = 1
-    for extent in reversed(result.shape):
-        index = apply("floor_mod", apply("floor_div", position, const(stride)), const(max(extent, 1)))
-        indices.append(simplify(index))
-        stride *= max(extent, 1)
-    return indices[::-1]
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
+    return unravel(position, result.shape, simplify)
 
 
 def _separately(

@@ -6,6 +6,7 @@ It must not know how single schedules work.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from dlc.codegen.combiners import POSITIONS
 from dlc.codegen.compute_group import ComputeGroup
@@ -20,11 +21,11 @@ from dlc.codegen.schedule_rows import row_body, rows_of, work_of
 from dlc.codegen.schedule_split import split_rows, wants_split
 from dlc.codegen.target import CpuTarget
 from dlc.errors import CompileError
-from dlc.ir.compute import Compute
+from dlc.ir.compute import Axis, Compute
 from dlc.ir.expr import Expr, Var, substitute
 from dlc.ir.graph import Node, Value
 from dlc.ir.lowering import KernelCall, Lowered
-from dlc.ir.simplify import linear_index
+from dlc.ir.simplify import Simplifier, linear_index, unravel
 
 
 def lower_group(
@@ -76,28 +77,35 @@ class GroupLowering:
     # -- pointwise -------------------------------------------------------------------------------
 
     def _pointwise(self, values: Sequence[Value], computes: Mapping[Value, Compute]) -> list[KernelCall]:
-        """One kernel per shape of output."""
-        by_shape: dict[tuple[int, ...], list[Value]] = {}
+        """One kernel per number of elements: outputs of other shapes are written at the same position."""
+        by_size: dict[int, list[Value]] = {}
         for value in values:
-            by_shape.setdefault(computes[value].shape, []).append(value)
+            by_size.setdefault(prod(computes[value].shape), []).append(value)
         calls = []
-        for same in by_shape.values():
-            axes = computes[same[0]].axes
+        for same in by_size.values():
+            axes = max((computes[v].axes for v in same), key=len)
             simplify = axis_simplifier(axes)
+            position = linear_index(tuple(a.var for a in axes), tuple(a.extent for a in axes), simplify)
             assignments = []
             for value in same:
-                compute = computes[value]
-                mapping: dict[Expr, Expr] = {a.var: b.var for a, b in zip(compute.axes, axes, strict=True)}
-                body = compute.body if compute.axes == axes else substitute(compute.body, mapping)
-                position = linear_index(tuple(a.var for a in axes), compute.shape, simplify)
+                body = self._at_position(computes[value], axes, position, simplify)
                 body = loads(simplify(body), self.names.__getitem__, self.group.source_type, simplify)
                 assignments.append(Assignment(self.buffer_of[value], position, body))
-            pairs = pointwise_pairs(assignments, self.builder.types) if len(by_shape) == 1 else []
-            body = pointwise_body(axes, assignments, self.target, self.threads)
-            if body:
-                calls.append(self.builder.call("pointwise", body, self.note, pairs=pairs))
+            pairs = pointwise_pairs(assignments, self.builder.types) if len(by_size) == 1 else []
+            statements = pointwise_body(axes, assignments, self.target, self.threads)
+            if statements:
+                calls.append(self.builder.call("pointwise", statements, self.note, pairs=pairs))
                 self._pair(pairs)
         return calls
+
+    @staticmethod
+    def _at_position(compute: Compute, axes: Sequence[Axis], position: Expr, simplify: Simplifier) -> Expr:
+        """Return the value of a pointwise Compute at a row-major ``position`` given by other ``axes``."""
+        if compute.axes == axes:
+            return compute.body
+        same_shape = compute.shape == tuple(a.extent for a in axes)
+        indices = [a.var for a in axes] if same_shape else unravel(position, compute.shape, simplify)
+        return substitute(compute.body, {a.var: i for a, i in zip(compute.axes, indices, strict=True)})
 
     def _pair(self, pairs: Pairs) -> None:
         self.pairs += [(int(written[1:]), int(read[1:])) for written, read in pairs]

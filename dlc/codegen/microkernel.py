@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from dlc.ir.cost import cost
 from dlc.ir.epilogue import ACCUMULATOR
 from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
 from dlc.ir.kernel import (
@@ -31,6 +32,8 @@ from dlc.ir.kernel import (
 from dlc.ir.types import DType
 
 ROWS_NONE, ROWS_STRIDE, ROWS_TABLE = "none", "stride", "table"
+LONG_EPILOGUE = 16
+"""An epilogue that costs more per element (see ``ir.cost``) is not unrolled over the tile's rows."""
 LANES_NONE, LANES_UNIT, LANES_STRIDE = "none", "unit", "stride"
 
 
@@ -39,12 +42,13 @@ class ReadForm:
     """How an epilogue tensor is read in a tile.
 
     ``rows``: the same for all rows, one stride, or an offset per row; ``lanes``: one element for all columns,
-    contiguous, or strided.
+    contiguous, or strided. ``overwritten``: the tensor may be the output's own memory.
     """
 
     dtype: DType
     rows: str
     lanes: str
+    overwritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,13 @@ def _names(prefix: str, mode: str, rows: int) -> list[str]:
     return [f"{prefix}_stride"] if mode == ROWS_STRIDE else []
 
 
-def _row(prefix: str, mode: str, row: int) -> Expr:
+def _row(prefix: str, mode: str, row: int | Var) -> Expr:
     """Return the offset of tile row ``row``."""
     if mode == ROWS_TABLE:
+        assert isinstance(row, int)
         return Var(f"{prefix}{row}")
-    if mode == ROWS_STRIDE and row:
-        return apply("mul", Var(f"{prefix}_stride"), const(row))
+    if mode == ROWS_STRIDE and row != 0:
+        return apply("mul", Var(f"{prefix}_stride"), const(row) if isinstance(row, int) else row)
     return const(0)
 
 
@@ -184,7 +189,8 @@ def micro_kernel(spec: MicroSpec) -> Kernel:
     size = spec.rows * spec.vectors * spec.lanes
     buffers = [Buffer("rows", spec.dtype, None), Buffer("panel", spec.dtype, None)]
     buffers.append(Buffer("out", spec.out_dtype, None, writable=True))
-    buffers += [Buffer(f"e{number}", form.dtype, None) for number, form in enumerate(spec.reads)]
+    for number, form in enumerate(spec.reads):
+        buffers.append(Buffer(f"e{number}", form.dtype, None, aliases="out" if form.overwritten else None))
     body: list[Stmt] = [Alloc(Buffer("acc", spec.dtype, size, Space.LOCAL))]
     zero = _each_vector(spec, lambda i, v: (Store("acc", _slot(spec, i, v), const(0, spec.dtype)),))
     if spec.blocked:
@@ -198,7 +204,7 @@ def micro_kernel(spec: MicroSpec) -> Kernel:
         body += zero
     body += _prefetch_tiles(spec)
     body += _depth_loops(spec)
-    final = _each_vector(spec, lambda i, v: (Store("out", _out_index(spec, i, v), _value(spec, i, v)),), spec.masked)
+    final = _epilogue(spec)
     if spec.blocked:
         plain = _each_vector(
             spec,
@@ -233,7 +239,7 @@ def _column(spec: MicroSpec, vector: int) -> Expr:
     return apply("add", const(vector * spec.lanes), Var("lane")) if vector else Var("lane")
 
 
-def _out_index(spec: MicroSpec, row: int, vector: int) -> Expr:
+def _out_index(spec: MicroSpec, row: int | Var, vector: int) -> Expr:
     return apply("add", _row("c", spec.out_rows, row), _column(spec, vector))
 
 
@@ -290,7 +296,7 @@ def _step(spec: MicroSpec) -> list[Stmt]:
             statements.append(Prefetch("panel", later))
     if spec.ahead:
         later = apply("add", Var("ahead"), apply("mul", panel_depth, Var("ahead_step")))
-        statements.append(Prefetch("panel", later))
+        statements.append(Prefetch("panel", later, level=2))
     for row in range(spec.rows):
         at = apply("add", Var(f"a{row}"), row_depth)
         if not spec.spread:
@@ -306,9 +312,36 @@ def _step(spec: MicroSpec) -> list[Stmt]:
     return statements
 
 
-def _value(spec: MicroSpec, row: int, vector: int) -> Expr:
+def _epilogue(spec: MicroSpec) -> list[Stmt]:
+    """Apply the epilogue to all accumulators: in registers, or where its code is long, in a loop over rows."""
+    modes = {spec.out_rows, *(form.rows for form in spec.reads)}
+    if cost([spec.body]) <= LONG_EPILOGUE or ROWS_TABLE in modes or spec.rows == 1:
+        return _each_vector(
+            spec,
+            lambda i, v: (
+                Store("out", _out_index(spec, i, v), _value(spec, i, v, Load("acc", _slot(spec, i, v), spec.dtype))),
+            ),
+            spec.masked,
+        )
+    tile = Buffer("tile", spec.dtype, spec.rows * spec.vectors * spec.lanes, Space.LOCAL)
+    spill = _each_vector(
+        spec, lambda i, v: (Store("tile", _slot(spec, i, v), Load("acc", _slot(spec, i, v), spec.dtype)),), False
+    )
+    row = Var("row")
+    loops: list[Stmt] = []
+    for vector in range(spec.vectors):
+        slot = apply("add", apply("mul", row, const(spec.vectors * spec.lanes)), _column(spec, vector))
+        value = _value(spec, row, vector, Load("tile", slot, spec.dtype))
+        store = Store("out", _out_index(spec, row, vector), value)
+        limited = spec.masked and vector == spec.vectors - 1
+        active = apply("less", Var("lane"), Var("active")) if limited else None
+        loops.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (store,), active))
+    return [Alloc(tile), *spill, For(row, const(spec.rows), LoopKind.SERIAL, tuple(loops))]
+
+
+def _value(spec: MicroSpec, row: int | Var, vector: int, accumulated: Expr) -> Expr:
     """Return the epilogue for one accumulator."""
-    mapping: dict[Expr, Expr] = {Var(ACCUMULATOR, spec.dtype): Load("acc", _slot(spec, row, vector), spec.dtype)}
+    mapping: dict[Expr, Expr] = {Var(ACCUMULATOR, spec.dtype): accumulated}
     for number, form in enumerate(spec.reads):
         index = _row(f"e{number}_", form.rows, row)
         if form.lanes == LANES_UNIT:
@@ -320,19 +353,18 @@ def _value(spec: MicroSpec, row: int, vector: int) -> Expr:
 
 
 @lru_cache(maxsize=256)
-def stage_kernel(dtype: DType, rows: int, width: int, levels: int) -> Kernel:
+def stage_kernel(dtype: DType, lanes: int, rows: int, pitch: int, levels: int) -> Kernel:
     """Return the kernel (source, target) that gathers a row tile: ``rows`` contiguous elements per depth step.
 
-    Scalars: extent and stride of each depth level in the source; the target has ``width`` elements per step.
+    Scalars: extent and stride of each depth level in the source; the target has ``pitch`` elements per step.
     """
-    at, target = Var(f"at{levels}"), Var(f"step{levels}")
-    store = Store(
-        "target",
-        apply("add", apply("mul", target, const(width)), Var("lane")),
-        Load("source", apply("add", at, Var("lane")), dtype),
-    )
-    active = apply("less", Var("lane"), const(rows)) if rows < width else None
-    body: list[Stmt] = [For(Var("lane"), const(width), LoopKind.VECTOR, (store,), active)]
+    at, target = Var(f"at{levels}"), apply("mul", Var(f"step{levels}"), const(pitch))
+    body: list[Stmt] = []
+    for first in range(0, rows, lanes):
+        lane = apply("add", const(first), Var("lane"))
+        store = Store("target", apply("add", target, lane), Load("source", apply("add", at, lane), dtype))
+        active = apply("less", Var("lane"), const(rows - first)) if rows - first < lanes else None
+        body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,), active))
     for level in reversed(range(levels)):
         k = Var(f"k{level}")
         step = apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)

@@ -16,9 +16,9 @@ from dlc.codegen.loop_nest import loads
 from dlc.codegen.row_problem import Keep, Reduction, RowProblem, Stage, Write
 from dlc.ir.compute import Axis, Compute
 from dlc.ir.cost import distinct, node_cost
-from dlc.ir.expr import Expr, Load, Read, Var, apply, const, substitute, transform
+from dlc.ir.expr import Expr, Load, Read, Var, const, substitute, transform
 from dlc.ir.graph import Value
-from dlc.ir.simplify import Simplifier, depends_on, linear_index
+from dlc.ir.simplify import Simplifier, depends_on, linear_index, unravel
 
 _WORTH_KEEPING = 4
 """Least work per element at which a value is kept between stages instead of computed again."""
@@ -162,12 +162,8 @@ class _Builder:
         else:
             return False
         position = linear_index(tuple(a.var for a in axes), tuple(a.extent for a in axes), self.simplify)
-        mapping: dict[Expr, Expr] = {}
-        stride = 1
-        for axis in reversed(compute.axes):
-            index = apply("floor_mod", apply("floor_div", position, const(stride)), const(max(axis.extent, 1)))
-            mapping[axis.var] = self.simplify(index)
-            stride *= max(axis.extent, 1)
+        indices = unravel(position, compute.shape, self.simplify)
+        mapping: dict[Expr, Expr] = {a.var: i for a, i in zip(compute.axes, indices, strict=True)}
         body = self._expression(compute.body, mapping)
         if body is None:
             return False

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from dlc.codegen.loop_nest import Space, normalize
 from dlc.ir.compute import Axis
 from dlc.ir.expr import Expr, Var
-from dlc.ir.types import DType
 
 ExprMap = Callable[[Expr], Expr]
 
@@ -70,7 +69,12 @@ class RowProblem:
     def exprs(self) -> list[Expr]:
         """Return every expression, in a fixed order."""
         found: list[Expr] = []
-        self.map(lambda e: (found.append(e), e)[1])
+
+        def note(expr: Expr) -> Expr:
+            found.append(expr)
+            return expr
+
+        self.map(note)
         return found
 
     def map(self, function: ExprMap) -> RowProblem:
@@ -99,10 +103,3 @@ class RowProblem:
         exprs = iter(space.exprs)
         mapped = self.map(lambda _: next(exprs))
         return replace(mapped, kept=tuple(space.blocks[0]), reduced=tuple(space.blocks[1]))
-
-    @property
-    def dtypes(self) -> list[DType]:
-        """The dtypes that stages compute in."""
-        return [r.value.dtype for s in self.stages for r in s.reductions] + [
-            w.value.dtype for s in self.stages for w in s.writes
-        ]

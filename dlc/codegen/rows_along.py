@@ -6,7 +6,7 @@ know tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
@@ -19,7 +19,9 @@ from dlc.ir.cost import distinct
 from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, cast, const, select, substitute
 from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, Let, LoopKind, Space, Stmt, Store
 from dlc.ir.simplify import linear_index
-from dlc.ir.types import int64
+from dlc.ir.types import DType, int64
+
+Body = Callable[[Expr], Sequence[Stmt]]
 
 LONGEST_CHAIN = 512
 """Additions in sequence to one float accumulator before it is added to a total of its own."""
@@ -105,7 +107,7 @@ class AlongRows:
                 return True
         return False
 
-    def _loops(self, body, accumulators: Sequence[Accumulator], lets: Sequence[Sequence[Let]]) -> list[Stmt]:
+    def _loops(self, body: Body, accumulators: Sequence[Accumulator], lets: Sequence[Sequence[Let]]) -> list[Stmt]:
         """Return the loops over the reduced axes, with totals of their own where chains are long."""
         inner = self.reduced[-1]
         outer = self.reduced[:-1]
@@ -151,7 +153,7 @@ class Accumulator:
         """Whether long chains should be cut: floating point sums."""
         return self.combiner == "add" and self.dtype.is_float
 
-    def _each(self, make, kind: LoopKind = LoopKind.UNROLL) -> list[Stmt]:
+    def _each(self, make: Body, kind: LoopKind = LoopKind.UNROLL) -> list[Stmt]:
         lanes = For(LANE, const(self.lanes), LoopKind.VECTOR, tuple(make(self.slot(Var("part")))))
         if self.parts == 1:
             return [For(LANE, const(self.lanes), LoopKind.VECTOR, tuple(make(LANE)))]
@@ -163,7 +165,7 @@ class Accumulator:
             return LANE
         return apply("add", apply("mul", part, const(self.lanes)), LANE)
 
-    def _alloc(self, name: str, dtype) -> Alloc:
+    def _alloc(self, name: str, dtype: DType) -> Alloc:
         return Alloc(Buffer(name, dtype, self.lanes * self.parts, Space.LOCAL, writable=True))
 
     def begin(self) -> list[Stmt]:
@@ -233,7 +235,7 @@ class Accumulator:
         combiner, _ = POSITIONS[self.combiner]
         best = Var(f"{self.name}_best", self.dtype)
         mine = Load(self.name, LANE, self.dtype)
-        hit = apply("equal", mine, best)
+        hit: Expr = apply("equal", mine, best)
         if self.dtype.is_float:
             hit = select(apply("is_nan", best), apply("is_nan", mine), hit)
         kept = select(hit, Load(self.positions, LANE, int64), const(_NOWHERE))
@@ -253,6 +255,6 @@ def is_better(combiner: str, value: Expr, best: Expr) -> Expr:
     return better
 
 
-def horizontal(combiner: str, buffer: str, lanes: int, dtype) -> Expr:
+def horizontal(combiner: str, buffer: str, lanes: int, dtype: DType) -> Expr:
     """Return all lanes of a local vector combined."""
     return Load(buffer, const(0), dtype) if lanes == 1 else Horizontal(combiner, buffer, const(0), lanes, dtype)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
@@ -25,6 +24,7 @@ from dlc.codegen.schedule_loops import (
     vector_lanes,
     wanted_tasks,
 )
+from dlc.codegen.schedule_transpose import crossing_body, find_crossing
 from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis
 from dlc.ir.cost import cost, distinct
@@ -33,8 +33,7 @@ from dlc.ir.kernel import If, Stmt
 from dlc.ir.simplify import Bounds, Simplifier
 
 _COMPARISONS = frozenset({"less", "less_equal", "greater", "greater_equal"})
-_MOST_PIECES = 24
-_TRANSPOSE_BLOCK = 16
+_MOST_PIECES = 1000
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,15 @@ class PointwiseSchedule:
     def build(self, axes: Sequence[Axis], exprs: list[Expr]) -> tuple[Stmt, ...]:
         """Return the kernel body; ``exprs`` are all indices, then all values."""
         space = normalize(Space([list(axes)], exprs))
-        axes, exprs = _loop_order(space.axes, space.exprs)
+        axes, exprs = space.axes, space.exprs
         points = prod(a.extent for a in axes)
         if not points:
             return ()
-        values = exprs[len(self.targets) :]
+        count = len(self.targets)
+        crossing = find_crossing(axes, exprs[:count], exprs[count:])
+        if crossing is not None:
+            return crossing_body(crossing, self.targets, exprs[:count], exprs[count:], self.target, self.threads)
+        values = exprs[count:]
         work = points * max(cost(values), 1)
         if not axes:
             return tuple(self._leaf([], exprs))
@@ -99,33 +102,25 @@ class PointwiseSchedule:
     ) -> list[Stmt]:
         """Test what selections ask of the ``bound`` axes outside the loops over ``rest``."""
         for position, axis in enumerate(bound):
-            cuts = _cuts(axis, exprs, simplify)
-            if not cuts:
+            if not _cuts(axis, exprs):
                 continue
-            edges = [0, *cuts, axis.extent]
-            pieces = []
-            for low, high in pairwise(edges):
-                narrow = simplify.narrowed({axis.var: (low, high - 1)})
-                inner = [narrow(e) for e in exprs]
-                pieces.append((high, self._decided(bound[position + 1 :], rest, inner, narrow)))
-            statements = pieces[-1][1]
-            for high, piece in reversed(pieces[:-1]):
-                statements = [If(apply("less", axis.var, const(high)), tuple(piece), tuple(statements))]
-            return statements
+            pieces = [
+                (high, self._decided(bound[position + 1 :], rest, inner, narrow))
+                for _, high, inner, narrow in _pieces(axis, exprs, simplify)
+            ]
+            return _choice(axis.var, pieces)
         return self._nest(rest, exprs, simplify)
 
     def _nest(self, axes: Sequence[Axis], exprs: list[Expr], simplify: Simplifier) -> list[Stmt]:
         """Emit the loops over ``axes``, one nest per piece of an axis on which selections change sides."""
         for position, axis in enumerate(axes):
-            cuts = _cuts(axis, exprs, simplify)
-            if not cuts:
+            if not _cuts(axis, exprs):
                 continue
             statements: list[Stmt] = []
-            edges = [0, *cuts, axis.extent]
-            for low, high in pairwise(edges):
+            for low, high, inside, _ in _pieces(axis, exprs, simplify):
                 piece = Axis(axis.var, high - low)
                 narrow = simplify.narrowed({axis.var: (0, high - low - 1)})
-                moved = [narrow(substitute(e, {axis.var: apply("add", axis.var, const(low))})) for e in exprs]
+                moved = [narrow(substitute(e, {axis.var: apply("add", axis.var, const(low))})) for e in inside]
                 inner = [piece, *axes[position + 1 :]] if high - low > 1 else list(axes[position + 1 :])
                 space = normalize(Space([inner], moved, _without(narrow, inner)))
                 statements += self._nest(space.axes, space.exprs, space.simplifier)
@@ -163,6 +158,35 @@ class PointwiseSchedule:
         return [*lets[0], *chunk]
 
 
+def _pieces(axis: Axis, exprs: list[Expr], simplify: Simplifier) -> list[tuple[int, int, list[Expr], Simplifier]]:
+    """Cut ``axis`` wherever selections change: (begin, end, expressions inside, their simplifier) in order.
+
+    Halving keeps the work of many pieces small.
+    """
+    done: list[tuple[int, int, list[Expr], Simplifier]] = []
+    pending = [(0, axis.extent, exprs, simplify)]
+    while pending:
+        low, high, inside, narrow = pending.pop()
+        cuts = [c for c in _cuts(axis, inside) if low < c < high]
+        if not cuts:
+            done.append((low, high, inside, narrow))
+            continue
+        middle = cuts[len(cuts) // 2]
+        for begin, end in ((middle, high), (low, middle)):
+            part = narrow.narrowed({axis.var: (begin, end - 1)})
+            pending.append((begin, end, [part(e) for e in inside], part))
+    return done
+
+
+def _choice(var: Var, pieces: Sequence[tuple[int, list[Stmt]]]) -> list[Stmt]:
+    """Return tests that run the piece, given with the index where it ends, that ``var`` lies in."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    middle = len(pieces) // 2
+    below, above = _choice(var, pieces[:middle]), _choice(var, pieces[middle:])
+    return [If(apply("less", var, const(pieces[middle - 1][0])), tuple(below), tuple(above))]
+
+
 def _without(simplify: Simplifier, axes: Sequence[Axis]) -> Bounds:
     inside = {a.var for a in axes}
     return {v: interval for v, interval in simplify.bounds.items() if v not in inside}
@@ -176,7 +200,7 @@ def pointwise_body(
     return schedule.build(axes, [*(a.index for a in assignments), *(a.value for a in assignments)])
 
 
-def _cuts(axis: Axis, exprs: Sequence[Expr], simplify: Simplifier) -> list[int]:
+def _cuts(axis: Axis, exprs: Sequence[Expr]) -> list[int]:
     """Return where selections on ``axis`` alone change sides; empty where cutting would not pay."""
     cuts: set[int] = set()
     for expr in distinct(exprs):
@@ -206,35 +230,3 @@ def _cut_of(test: Expr, axis: Axis) -> int | None:
                 return -(-int(limit) // factor)
             return int(limit) // factor + 1  # changes at the first i with i*factor > limit
     return None
-
-
-def _loop_order(axes: list[Axis], exprs: list[Expr]) -> tuple[list[Axis], list[Expr]]:
-    """Block an axis that reads run along while writes do not: rows of a transposed tile stay in the cache."""
-    if len(axes) < 2:
-        return axes, exprs
-    inner = axes[-1]
-    simplify = axis_simplifier(axes)
-    forms = [dict(simplify.affine(e.index).terms) for e in distinct(exprs) if isinstance(e, Load)]
-    across = [f for f in forms if f.get(inner.var, 0) > 1]
-    if not across:
-        return axes, exprs
-    for axis in axes[:-1]:
-        if any(f.get(axis.var, 0) == 1 for f in across) and axis.extent > _TRANSPOSE_BLOCK:
-            if axis.extent % _TRANSPOSE_BLOCK or inner.extent % _TRANSPOSE_BLOCK:
-                return axes, exprs
-            return _blocked(axes, exprs, axis, inner)
-    return axes, exprs
-
-
-def _blocked(axes: list[Axis], exprs: list[Expr], axis: Axis, inner: Axis) -> tuple[list[Axis], list[Expr]]:
-    block = const(_TRANSPOSE_BLOCK)
-    pieces = {}
-    for a in (axis, inner):
-        high = Axis(Var(f"{a.var.name}_b"), a.extent // _TRANSPOSE_BLOCK)
-        pieces[a] = (high, Axis(Var(f"{a.var.name}_k"), _TRANSPOSE_BLOCK))
-    order = [pieces[a][0] if a in pieces else a for a in axes] + [pieces[axis][1], pieces[inner][1]]
-    mapping: dict[Expr, Expr] = {
-        a.var: apply("add", apply("mul", high.var, block), low.var) for a, (high, low) in pieces.items()
-    }
-    simplify = axis_simplifier(order)
-    return order, [simplify(substitute(e, mapping)) for e in exprs]

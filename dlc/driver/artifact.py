@@ -14,7 +14,7 @@ import numpy as np
 
 from dlc.codegen.llvm_jit import NativeCode, load_objects
 from dlc.codegen.target import CpuTarget
-from dlc.driver.native import native_runtime
+from dlc.driver.host import native_runtime
 from dlc.ir.graph import Graph
 from dlc.ir.plan import KernelStep, Plan, SlotKind
 from dlc.runtime.executable import Executable, Port
@@ -128,5 +128,5 @@ def load_recipes(plan: Plan) -> dict[str, str]:
         for number, (place, kind) in enumerate(zip(places, kinds, strict=True)):
             if kind is not SlotKind.CONSTANT:
                 marks[place] = f"{digest}:{number}"
-    outputs = {number: slot.name for number, slot in enumerate(plan.slots) if slot.kind is SlotKind.OUTPUT}
-    return {name: marks.get((number, 0), f"unwritten {name}") for number, name in outputs.items()}
+    outputs = {number: slot for number, slot in enumerate(plan.slots) if slot.kind is SlotKind.OUTPUT}
+    return {s.name: f"{marks.get((number, 0), f'unwritten {s.name}')} {s.type}" for number, s in outputs.items()}

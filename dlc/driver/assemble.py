@@ -7,6 +7,7 @@ invariants run before their loop. Nothing is decided here about code or memory.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -113,6 +114,7 @@ class Assembler:
         """Add the kernel calls of a lowered node, each at the level of its operands."""
         results: dict[tuple[OperandKind, int], View] = {}
         types = {OperandKind.OUTPUT: node.output_types, OperandKind.TEMPORARY: lowered.temporaries}
+        used = Counter(key for call in lowered.calls for key in {(o.kind, o.index) for o in call.operands})
         for call, level in zip(lowered.calls, self.call_levels(node, operands, lowered), strict=True):
             views = []
             for operand in call.operands:
@@ -125,10 +127,12 @@ class Assembler:
                     results[key] = self.buffer(SlotKind.ARENA, node.label, type_, level)
                 views.append(results[key])
             places = {(o.kind, o.index): p for p, o in enumerate(call.operands)}
-            pairs = [((OperandKind.OUTPUT, o), (OperandKind.INPUT, i)) for o, i in lowered.in_place]
+            pairs = [
+                ((OperandKind.OUTPUT, o), (OperandKind.INPUT, i))
+                for o, i in lowered.in_place
+                if used[OperandKind.OUTPUT, o] == used[OperandKind.INPUT, i] == 1  # by this call alone
+            ]
             in_place = tuple((places[o], places[i]) for o, i in pairs if o in places and i in places)
-            if len(lowered.calls) > 1:
-                in_place = ()
             self.streams[level].append(CallStep(call.kernel, tuple(views), node.label, call.flops, in_place))
         missing = [k for k in range(len(node.outputs)) if (OperandKind.OUTPUT, k) not in results]
         for k in missing:  # an empty tensor: nothing writes it
@@ -184,9 +188,7 @@ class Assembler:
         for view, type_ in zip(operands[:carries], node.input_types[:carries], strict=True):
             holders.append(self.buffer(SlotKind.ARENA, f"{label} carry", type_, outside + 1))
             self.add_copy(view, holders[-1], type_, outside, f"{label} carry")
-        stacked = [
-            self.buffer(SlotKind.ARENA, f"{label} output", t, outside) for t in node.output_types[carries:]
-        ]
+        stacked = [self.buffer(SlotKind.ARENA, f"{label} output", t, outside) for t in node.output_types[carries:]]
         self.streams.append([])
         inside = outside + 1
         depth = inside - RUN_LEVEL - 1

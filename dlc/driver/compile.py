@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from dlc import config
-from dlc.codegen.copy import copy_kernel
 from dlc.codegen.llvm_target import host_target
-from dlc.codegen.lower import lower
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact, Shared, make_executable
-from dlc.driver.assemble import Assembled, assemble
-from dlc.driver.native import KernelSet, assembly_of, compile_kernels, describe
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.driver.report import CompileReport
 from dlc.driver.store import artifact_key, compile_cached, load_artifact, store_artifact
 from dlc.errors import CompileError
-from dlc.ir.graph import Graph, Node, Role
-from dlc.ir.kernel import Kernel
-from dlc.ir.lowering import Lowered
+from dlc.ir.graph import Graph, Role
 from dlc.ir.opdef import Mode
-from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, SlotKind
-from dlc.ir.types import DType
+from dlc.ir.plan import KernelStep
 from dlc.passes.bind import bind
-from dlc.passes.fuse import fuse
-from dlc.passes.fold import FoldOptions, fold
-from dlc.passes.hoist import lift_constants, split
-from dlc.passes.manager import Instruments, Pass, run_pipeline
-from dlc.passes.memory import plan_memory
-from dlc.passes.pipeline import INFERENCE, TRAINING
 from dlc.runtime.buffers import aligned
 from dlc.runtime.executable import Executable, Port
 from dlc.runtime.specialise import SpecialisingExecutable
-
-FUSION = (Pass("fuse", fuse),)
 
 
 def ports(graph: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
@@ -102,115 +88,21 @@ def compile_bound(graph: Graph, options: CompileOptions, shared: Shared) -> Exec
     return executable
 
 
+def _compiler() -> ModuleType:
+    """Return the module that builds artifacts, loaded when first needed: a warm start does without it."""
+    return import_module("dlc.driver.build")
+
+
 def find_artifact(graph: Graph, options: CompileOptions, target: CpuTarget, report: CompileReport) -> Artifact:
     """Take the artifact from the code cache, or build it and keep it there. A dump always builds."""
     if not config.cache_enabled():
-        return build_artifact(graph, options, target, report)
+        return _compiler().build_artifact(graph, options, target, report)
     with report.phase("cache"):
         key = artifact_key(graph, options, target)
         artifact = load_artifact(key) if options.dump is None else None
     report.cache = "hit" if artifact is not None else "miss"
     if artifact is None:
-        artifact = build_artifact(graph, options, target, report)
+        artifact = _compiler().build_artifact(graph, options, target, report)
         with report.phase("store"):
             store_artifact(key, artifact)
     return artifact
-
-
-def pipeline(options: CompileOptions) -> list[Pass]:
-    """Return the passes of the mode, with the options that the caller chose."""
-    passes = INFERENCE if options.mode is Mode.INFERENCE else TRAINING
-    return [replace(p, options=FoldOptions(max_bytes=options.fold_limit)) if p.function is fold else p for p in passes]
-
-
-def optimise(graph: Graph, options: CompileOptions) -> tuple[Graph | None, Graph]:
-    """Run the passes; return the graph of what runs once at load, if any, and the graph of what runs each time."""
-    instruments = Instruments(verify=options.verify, dump=options.dump)
-    graph, _ = run_pipeline(graph, pipeline(options), instruments)
-    halves = split(lift_constants(graph), options.mode)
-    quiet = replace(instruments, dump=None)
-    load = run_pipeline(halves.init, FUSION, quiet)[0] if halves.init is not None else None
-    dump = options.dump / "fused" if options.dump is not None else None
-    main, _ = run_pipeline(halves.main, FUSION, replace(instruments, dump=dump))
-    return load, main
-
-
-def assemble_graphs(load: Graph | None, main: Graph, target: CpuTarget, threads: int) -> Assembled:
-    """Lower every node and assemble the programs."""
-    copies: dict[tuple[DType, int], Kernel] = {}
-
-    def lowered(node: Node, fixed: frozenset[int]) -> Lowered:
-        return lower(node, target, threads, fixed)
-
-    def copy(dtype: DType, size: int) -> Kernel:
-        if (dtype, size) not in copies:
-            copies[dtype, size] = copy_kernel(dtype, size, target)
-        return copies[dtype, size]
-
-    return assemble(load, main, lowered, copy)
-
-
-def build_artifact(graph: Graph, options: CompileOptions, target: CpuTarget, report: CompileReport) -> Artifact:
-    """Passes, lowering, memory planning and code generation."""
-    with report.phase("passes"):
-        load_graph, main_graph = optimise(graph, options)
-    with report.phase("lower"):
-        assembled = assemble_graphs(load_graph, main_graph, target, options.threads)
-    with report.phase("plan"):
-        kernels = KernelSet()
-        load_plan = plan_memory(assembled.load, kernels.symbol)
-        main_plan = plan_memory(assembled.main, kernels.symbol)
-    with report.phase("code"):
-        compiled = compile_kernels(kernels.kernels, target, min(options.threads, 8), compile_cached)
-    if options.dump is not None:
-        _dump(options.dump, load_plan, main_plan, kernels, compiled.modules, target)
-    initial = {s.name for s in graph.signature.inputs}
-    return Artifact(
-        load_plan,
-        main_plan,
-        compiled.objects,
-        compiled.scratch_bytes,
-        {name: array for name, array in assembled.arrays.items() if name not in initial},
-        len(kernels.kernels),
-        plan_flops(main_plan),
-    )
-
-
-def plan_flops(plan: Plan) -> int:
-    """Floating-point operations of one run, loops counted in full."""
-    total, factors = 0, [1]
-    for step in plan.steps:
-        match step:
-            case LoopBegin(count=count):
-                factors.append(factors[-1] * count)
-            case LoopEnd():
-                factors.pop()
-            case KernelStep(flops=flops):
-                total += flops * factors[-1]
-    return total
-
-
-def _dump(
-    folder: Path, load_plan: Plan, main_plan: Plan, kernels: KernelSet, modules: Sequence[str], target: CpuTarget
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan-load.txt").write_text(str(load_plan), encoding="utf-8")
-    (folder / "plan.txt").write_text(str(main_plan), encoding="utf-8")
-    (folder / "kernels.py").write_text(describe(kernels.kernels), encoding="utf-8")
-    for number, text in enumerate(modules):
-        (folder / f"module-{number}.ll").write_text(text, encoding="utf-8")
-    (folder / "assembly.s").write_text(assembly_of(modules, target), encoding="utf-8")
-
-
-def predict_memory(graph: Graph, threads: int | None = None) -> CompileReport:
-    """Plan a bound inference graph without generating code; the report holds sizes, FLOPs and what is live at the peak."""
-    options = CompileOptions.make(Mode.INFERENCE, "cpu", "float32", threads)
-    target = host_target(options.features)
-    report = CompileReport()
-    with report.phase("plan"):
-        assembled = assemble_graphs(*optimise(graph, options), target, options.threads)
-        plan = plan_memory(assembled.main, lambda kernel: kernel.name)
-    report.arena_bytes, report.peak, report.flops = plan.arena_bytes, plan.peak, plan_flops(plan)
-    report.constant_bytes = sum(s.nbytes for s in plan.slots if s.kind is SlotKind.CONSTANT)
-    report.steps = sum(isinstance(s, KernelStep) for s in plan.steps)
-    return report

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dlc.driver.compile import FUSION, compile_graph, pipeline
+from dlc.driver.build import FUSION, pipeline
+from dlc.driver.compile import compile_graph
 from dlc.driver.options import CompileOptions
 from dlc.ir.graph import Graph, Node, Signature
 from dlc.ir.interpret import interpret, interpret_all
@@ -65,7 +66,9 @@ def after_each_pass(graph: Graph, feeds: Mapping[str, np.ndarray]) -> Iterator[t
         yield name, interpret(snapshot, feeds)
 
 
-def first_diverging_node(graph: Graph, feeds: Mapping[str, np.ndarray], tolerance: float, threads: int | None) -> tuple[Node, Difference] | None:
+def first_diverging_node(
+    graph: Graph, feeds: Mapping[str, np.ndarray], tolerance: float, threads: int | None
+) -> tuple[Node, Difference] | None:
     """Return the first node, in order, whose compiled result differs from the interpreter's; None if none does.
 
     Every value becomes an output, so the compiled graph fuses less than usual.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from operator import index
 from pathlib import Path
 
 from dlc import config
@@ -40,13 +42,13 @@ class CompileOptions:
             raise CompileError(f"device {device!r} is not available: {reason}; pass device='cpu'")
         if precision not in PRECISIONS:
             raise CompileError(f"precision {precision!r} is not available; use one of {', '.join(PRECISIONS)}")
-        if threads is not None and not 1 <= threads <= 1024:
-            raise CompileError(f"threads={threads} is outside 1 .. 1024")
+        if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= 1024):
+            raise CompileError(f"threads={threads!r} is not an integer in 1 .. 1024")
         return CompileOptions(
             mode=mode,
             device=device,
             precision=precision,
-            threads=threads or config.num_threads(),
+            threads=int(threads) if threads is not None else config.num_threads(),
             features=config.cpu_features(),
             fold_limit=config.fold_limit(),
             verify=config.verify_level(),
@@ -67,19 +69,25 @@ def graph_symbols(graph: Graph) -> list[str]:
 def binding_from_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """Return the value of each symbol that ``shapes`` (input name -> extents) fixes.
 
-    Raises InputError for an unknown input, a wrong rank, a known extent that differs, or extents that contradict
-    each other. A lone symbol is read off; an expression of symbols must agree with what the others fix.
+    Raises InputError for what is no shape, an unknown input, a wrong rank, a known extent that differs, or extents
+    that contradict each other. A lone symbol is read off; an expression of symbols must agree with what the others fix.
     """
     binding: dict[str, int] = {}
     pending: list[tuple[str, Dim, int]] = []
+    if not isinstance(shapes, Mapping):
+        raise InputError(f"shapes is a dict of input name -> extents, not a {type(shapes).__name__}")
     for name, shape in shapes.items():
+        try:
+            extents = tuple(index(extent) for extent in shape)
+        except TypeError:
+            raise InputError(f"shapes gives {shape!r} for input {name!r}; a shape is a tuple of integers") from None
         known = [s.name for s in graph.signature.inputs if s.role in (Role.DATA, Role.TARGET)]
         if name not in known:
             raise InputError(f"shapes names the input {name!r}; graph {graph.name!r} has {', '.join(known) or 'none'}")
         declared = graph.input(name).type.shape
-        if len(declared) != len(shape):
-            raise InputError(f"shapes gives {list(shape)} for input {name!r}, which has shape {list(declared)}")
-        pending += [(name, dim, int(extent)) for dim, extent in zip(declared, shape, strict=True)]
+        if len(declared) != len(extents):
+            raise InputError(f"shapes gives {list(extents)} for input {name!r}, which has shape {list(declared)}")
+        pending += [(name, dim, extent) for dim, extent in zip(declared, extents, strict=True)]
     for name, dim, extent in pending:
         if extent < 0:
             raise InputError(f"shapes gives the negative extent {extent} for input {name!r}")

@@ -17,7 +17,7 @@ from dlc.errors import DlcError, GraphError, TypeRuleError
 from dlc.ir.attributes import Attributes, Literal
 from dlc.ir.dims import Dim, Shape, SymbolicDim
 from dlc.ir.graph import Graph, InputSpec, Node, Origin, Role, Signature, Value
-from dlc.ir.opdef import OpDef, Trait, find_op, has_op
+from dlc.ir.opdef import Attribute, OpDef, Trait, find_op, has_op
 from dlc.ir.types import DType, TensorType, as_dtype, bool_, float32, int64, tensor_type
 
 Operand = Value | int | float | bool | np.ndarray
@@ -134,7 +134,9 @@ class Builder:
 
     # -- nodes --------------------------------------------------------------------
 
-    def emit(self, op: OpDef | str, inputs: Sequence[Value], attributes: Mapping[str, Any] | None = None) -> tuple[Value, ...]:
+    def emit(
+        self, op: OpDef | str, inputs: Sequence[Value], attributes: Mapping[str, Any] | None = None
+    ) -> tuple[Value, ...]:
         """Add one node and return its results. Raises TypeRuleError naming op, origin and operand types."""
         op = find_op(op) if isinstance(op, str) else op
         try:
@@ -174,7 +176,7 @@ class Builder:
         """Turn Python numbers and arrays into constants and, for elementwise ops, promote and broadcast."""
         values = [o for o in operands if isinstance(o, Value)]
         numbers = values[1:] if condition_first and isinstance(operands[0], Value) else values
-        dtype = promote(*(v.type.dtype for v in numbers)) if numbers else None
+        dtype = promote(*(v.type.dtype for v in numbers)) if numbers and elementwise else None
         result = []
         for position, operand in enumerate(operands):
             if isinstance(operand, Value):
@@ -250,7 +252,13 @@ class Builder:
             outputs = tuple(Value(v.type, v.hint) for v in node.outputs)
             mapping.update(zip(node.outputs, outputs, strict=True))
             self.nodes.append(
-                Node(node.op, tuple(mapping[v] for v in node.inputs), node.attributes, outputs, node.origins or self._origins)
+                Node(
+                    node.op,
+                    tuple(mapping[v] for v in node.inputs),
+                    node.attributes,
+                    outputs,
+                    node.origins or self._origins,
+                )
             )
         return tuple(mapping[v] for v in graph.outputs)
 
@@ -271,15 +279,24 @@ def check_attributes(op: OpDef, given: Mapping[str, Any]) -> Attributes:
             values[name] = attribute.default
             continue
         value = _plain(given[name])
-        elements = value if isinstance(value, tuple) and tuple not in attribute.kinds else (value,)
-        for element in elements if tuple in attribute.kinds or not isinstance(value, tuple) else value:
-            fits = isinstance(element, attribute.kinds) or (float in attribute.kinds and type(element) is int)
-            fits = fits or (int in attribute.kinds and isinstance(element, SymbolicDim))
-            if not fits or (isinstance(element, bool) and bool not in attribute.kinds):
-                kinds = " or ".join(k.__name__ for k in attribute.kinds)
-                raise TypeRuleError(f"attribute {name} is {value!r}; it must be {kinds} (or a tuple of these)")
+        elements = value if isinstance(value, tuple) and attribute.many else (value,)
+        if not all(_fits(element, attribute) for element in elements):
+            kinds = " or ".join(k.__name__ for k in attribute.kinds)
+            also = " (or a tuple of these)" if attribute.many else ""
+            raise TypeRuleError(f"attribute {name} is {value!r}; it must be {kinds}{also}")
         values[name] = float(value) if attribute.kinds == (float,) and type(value) is int else value
     return Attributes(values)
+
+
+def _fits(element: Any, attribute: Attribute) -> bool:
+    """Tell whether one value is of the schema's kinds; ints serve as floats if a float can hold them."""
+    if isinstance(element, bool):
+        return bool in attribute.kinds
+    if isinstance(element, SymbolicDim):
+        return attribute.symbolic or SymbolicDim in attribute.kinds
+    if float in attribute.kinds and type(element) is int:
+        return abs(element) < 2**1023
+    return isinstance(element, attribute.kinds)
 
 
 _EMPTY = Attributes()

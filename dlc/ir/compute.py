@@ -62,7 +62,9 @@ def pointwise(shape: Shape, dtype: DType, axes: tuple[Axis, ...], body: Expr) ->
     return Compute(axes, (), None, body, tuple(a.var for a in axes), tuple(int(d) for d in shape), dtype)
 
 
-def reduction(axes: tuple[Axis, ...], reduce_axes: tuple[Axis, ...], combiner: str, body: Expr, dtype: DType) -> Compute:
+def reduction(
+    axes: tuple[Axis, ...], reduce_axes: tuple[Axis, ...], combiner: str, body: Expr, dtype: DType
+) -> Compute:
     """Build a Compute that reduces ``body`` over ``reduce_axes``; output dimensions are ``axes`` in order."""
     shape = tuple(a.extent for a in axes)
     return Compute(axes, reduce_axes, combiner, body, tuple(a.var for a in axes), shape, dtype)

@@ -126,14 +126,18 @@ def infer_extents(spec: ContractSpec, lhs: Shape, rhs: Shape, sizes: Mapping[str
     """
     for name, side, shape in (("lhs", spec.lhs, lhs), ("rhs", spec.rhs, rhs)):
         if len(side) != len(shape):
-            raise TypeRuleError(f"{name} has rank {len(shape)} but the contraction '{spec}' reads {len(side)} dimensions")
+            raise TypeRuleError(
+                f"{name} has rank {len(shape)} but the contraction '{spec}' reads {len(side)} dimensions"
+            )
     extents: dict[str, Dim] = dict(sizes)
     dims = [*zip(spec.lhs, lhs, strict=True), *zip(spec.rhs, rhs, strict=True)]
     pending = dims
     while pending:
         waiting = [(index, dim) for index, dim in pending if not _solve(index, dim, extents, spec)]
         if len(waiting) == len(pending):
-            raise TypeRuleError(f"the extents of '{spec}' are not determined by {list(lhs)} and {list(rhs)}; give sizes")
+            raise TypeRuleError(
+                f"the extents of '{spec}' are not determined by {list(lhs)} and {list(rhs)}; give sizes"
+            )
         pending = waiting
     for index, dim in dims:
         _check(index, dim, extents, spec)

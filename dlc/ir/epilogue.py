@@ -35,7 +35,9 @@ class Epilogue:
             if isinstance(node, Read) and (
                 node.input >= len(self.inputs) or len(node.indices) != self.inputs[node.input].rank
             ):
-                raise DlcError(f"an epilogue reads input {node.input} with {len(node.indices)} indices, which it does not have")
+                raise DlcError(
+                    f"an epilogue reads input {node.input} with {len(node.indices)} indices, which it does not have"
+                )
 
 
 def no_epilogue(dtype: DType) -> Epilogue:

@@ -145,7 +145,9 @@ class Graph:
         for value, known in zip(self.outputs, self.signature.outputs, strict=True):
             if known == name:
                 return value
-        raise GraphError(f"graph {self.name!r} has no output {name!r}; it has {', '.join(self.signature.outputs) or 'none'}")
+        raise GraphError(
+            f"graph {self.name!r} has no output {name!r}; it has {', '.join(self.signature.outputs) or 'none'}"
+        )
 
     def spec(self, name: str) -> InputSpec:
         """Return the InputSpec called ``name``."""

@@ -79,12 +79,20 @@ def input_arrays(graph: Graph, feeds: Mapping[str, np.ndarray]) -> Arrays:
         array = feeds.get(spec.name, spec.initial)
         if array is None:
             raise InputError(f"input {spec.name!r} ({value.type}) is not fed and has no initial value")
-        array = np.asarray(array)
+        array = fed_array(spec.name, array)
         fault = _mismatch(array, value.type)
         if fault:
             raise InputError(f"input {spec.name!r} is {value.type}, got {array.dtype}{list(array.shape)}: {fault}")
         arrays.append(array)
     return tuple(arrays)
+
+
+def fed_array(name: str, value: object) -> np.ndarray:
+    """Return what is fed for the input ``name`` as an array; InputError if it is none."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"what is fed for input {name!r} is no array: {error}") from error
 
 
 def _run(graph: Graph, arrays: Arrays, hook: Hook | None) -> Arrays:

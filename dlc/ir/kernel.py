@@ -127,10 +127,25 @@ class Call:
 
 @dataclass(frozen=True)
 class Prefetch:
-    """A hint that ``buffer[index]`` is needed soon; no effect on values."""
+    """A hint that ``buffer[index]`` is needed soon in the cache of that ``level``; no effect on values."""
 
     buffer: str
     index: Expr
+    level: int = 1
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Copy a square of ``size`` (a power of two) rows and columns, transposed, between different buffers.
+
+    ``target[target.offset + j * target_stride + i] = source[source.offset + i * source_stride + j]``.
+    """
+
+    target: Window
+    target_stride: Expr
+    source: Window
+    source_stride: Expr
+    size: int
 
 
 @dataclass(frozen=True)
@@ -217,6 +232,7 @@ Stmt = Union[
     If,
     Call,
     Prefetch,
+    Transpose,
     Barrier,
     SplitParts,
     TileConfigure,

@@ -49,7 +49,7 @@ class Trait(StrEnum):
     REDUCTION = "reduction"
     CONTRACTION = "contraction"
     MODAL = "modal"  # expansion depends on Mode
-    STATEFUL_KEY = "stateful_key"  # second-to-last operand is a random key
+    STATEFUL_KEY = "stateful_key"  # reads a random key (uint32[2]), so no two runs need agree
     HOST = "host"  # runs in the interpreter only; compile refuses it
 
 
@@ -62,12 +62,17 @@ NOT_DIFFERENTIABLE = NotDifferentiable()
 
 @dataclass(frozen=True)
 class Attribute:
-    """Schema of one attribute: accepted Python types (tuples hold such elements) and default; required if REQUIRED."""
+    """Schema of one attribute: accepted Python types and the default, unless it is required.
+
+    ``many`` admits tuples of such elements as well, ``symbolic`` symbolic dimensions as well.
+    """
 
     kinds: tuple[type, ...]
     default: Any = None
     required: bool = True
     doc: str = ""
+    many: bool = False
+    symbolic: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,8 @@ class Plan:
             match step:
                 case KernelStep(symbol=symbol, arguments=arguments, tasks=tasks, label=label):
                     operands = ", ".join(
-                        f"{a.slot}+{a.offset}" + "".join(f"+i{k}*{s}" for k, s in enumerate(a.strides) if s) for a in arguments
+                        f"{a.slot}+{a.offset}" + "".join(f"+i{k}*{s}" for k, s in enumerate(a.strides) if s)
+                        for a in arguments
                     )
                     lines.append(f"{pad}{symbol}({operands}) tasks={tasks}  # {label}")
                 case LoopBegin(count=count):

@@ -215,12 +215,20 @@ def cast_array(x: Any, dtype: np.dtype) -> Any:
             result = np.where(np.isfinite(inside) & (np.abs(inside) < 2.0**62), inside, 0).astype(np.int64)
             if dtype.itemsize == 8:  # limits that float64 cannot hold exactly
                 exact = np.where(np.abs(inside) < 2.0**63, inside, 0)
-                result = exact.astype(np.int64) if dtype.kind == "i" else np.where(inside >= 2.0**63, 0, exact).astype(np.int64)
+                result = (
+                    exact.astype(np.int64)
+                    if dtype.kind == "i"
+                    else np.where(inside >= 2.0**63, 0, exact).astype(np.int64)
+                )
                 out = result.astype(dtype)
                 out = np.where(inside >= float(info.max), np.array(info.max, dtype), out)
                 if dtype.kind == "u":
                     big = (inside >= 2.0**63) & (inside < 2.0**64)
-                    out = np.where(big, np.where(big, inside - 2.0**63, 0).astype(np.int64).astype(np.uint64) + np.uint64(2**63), out)
+                    out = np.where(
+                        big,
+                        np.where(big, inside - 2.0**63, 0).astype(np.int64).astype(np.uint64) + np.uint64(2**63),
+                        out,
+                    )
                 else:
                     out = np.where(inside <= float(info.min), np.array(info.min, dtype), out)
                 return out.astype(dtype)

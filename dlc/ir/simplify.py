@@ -1,13 +1,14 @@
 """Index algebra: affine normal forms, division and remainder by constants, decidable conditions.
 
 Works on expressions whose variables have known integer bounds. Everything it
-returns is equal to what it was given for every index inside the bounds. It must
-not know loops, buffers or ops.
+returns is equal to what it was given for every index inside the bounds, and for
+every value of the int64 data it reads, which wraps around where indices do not.
+It must not know loops, buffers or ops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -68,6 +69,7 @@ class Simplifier:
         self._final: set[int] = set()
         self._affine: dict[Expr, Affine] = {}
         self._ranges: dict[Expr, Interval | None] = {}
+        self._data: dict[Expr, bool] = {}
 
     def narrowed(self, bounds: Bounds) -> Simplifier:
         """Return a simplifier with the bounds of some variables replaced."""
@@ -193,7 +195,8 @@ class Simplifier:
         for atom, coefficient in b.terms:
             terms[atom] = terms.get(atom, 0) + factor * coefficient
         self._recombine(terms)
-        return _affine(terms, a.constant + factor * b.constant)
+        constant = _wrapped(a.constant + factor * b.constant)
+        return _affine({atom: _wrapped(c) for atom, c in terms.items()}, constant)
 
     def _recombine(self, terms: dict[Expr, int]) -> None:
         """Undo splits in place: (y // d) * c*d + (y % d) * c -> y * c."""
@@ -221,6 +224,24 @@ class Simplifier:
                         terms[a] = terms.get(a, 0) + c * coefficient
                     changed = True
                     break
+
+    def _may_wrap(self, form: Affine) -> bool:
+        """Tell whether ``form`` may leave int64 on the way: sums of data do, where sums of indices do not.
+
+        A lone atom is as it is. Order and division do not commute with wrapping, so their rules leave such forms alone.
+        """
+        if not form.constant and (not form.terms or (len(form.terms) == 1 and form.terms[0][1] == 1)):
+            return False
+        low, high = self._span(form)
+        if low is not None and high is not None:
+            return not (-(2**63) <= low and high < 2**63)
+        return any(self.range(atom) is None and self._is_data(atom) for atom, _ in form.terms)
+
+    def _is_data(self, atom: Expr) -> bool:
+        known = self._data.get(atom)
+        if known is None:
+            known = self._data[atom] = reads_memory(atom)
+        return known
 
     def build(self, form: Affine) -> Expr:
         """Return the canonical expression of an affine form."""
@@ -254,7 +275,12 @@ class Simplifier:
         return self.build(self._split(expr))
 
     def _extreme(self, expr: Apply, a: Expr, b: Expr) -> Expr:
-        low, high = self._span(self._combine(self._form(a), self._form(b), -1))
+        if a == b:
+            return a
+        difference = self._difference(a, b)
+        if difference is None:
+            return expr
+        low, high = self._span(difference)
         least = expr.op == "minimum"
         if high is not None and high <= 0:
             return a if least else b
@@ -266,6 +292,8 @@ class Simplifier:
         if divisor == 1:
             return x
         form = self._form(x)
+        if self._may_wrap(form):
+            return apply("floor_div", x, const(divisor))
         whole = {a: c // divisor for a, c in form.terms if c % divisor == 0}
         rest = {a: c for a, c in form.terms if c % divisor}
         offset, remainder = divmod(form.constant, divisor)
@@ -283,7 +311,7 @@ class Simplifier:
             return self.build(form)
         if len(form.terms) == 1 and form.terms[0][1] == 1 and not form.constant:
             match form.terms[0][0]:
-                case Apply(op="floor_div", args=(y, Const(value=inner))):
+                case Apply(op="floor_div", args=(y, Const(value=inner))) if int(inner) * divisor < 2**63:
                     return self._floor_div(y, int(inner) * divisor)
                 case Apply(op="floor_mod", args=(y, Const(value=inner))) if int(inner) % divisor == 0:
                     return self._floor_mod(self._floor_div(y, divisor), int(inner) // divisor)
@@ -293,13 +321,17 @@ class Simplifier:
         if divisor == 1:
             return const(0)
         form = self._form(x)
+        if self._may_wrap(form):
+            return apply("floor_mod", x, const(divisor))
         rest: dict[Expr, int] = {}
         constant = form.constant
         for atom, coefficient in form.terms:
             if coefficient % divisor == 0:
                 continue
             match atom:
-                case Apply(op="floor_mod", args=(y, Const(value=inner))) if coefficient * int(inner) % divisor == 0:
+                case Apply(op="floor_mod", args=(y, Const(value=inner))) if coefficient * int(
+                    inner
+                ) % divisor == 0 and not self._may_wrap(self._form(y)):
                     part = self._form(y)  # c * (y % n) = c * y  (mod d) where d divides c * n
                     constant += coefficient * part.constant
                     for a, c in part.terms:
@@ -313,13 +345,15 @@ class Simplifier:
             return self.build(_affine(rest, constant - (low // divisor) * divisor))
         common = gcd(divisor, *rest.values())
         if common > 1:
-            inner = self.build(_affine({a: c // common for a, c in rest.items()}, constant // common))
-            reduced = self._form(self._floor_mod(inner, divisor // common))
+            quotient = self.build(_affine({a: c // common for a, c in rest.items()}, constant // common))
+            reduced = self._form(self._floor_mod(quotient, divisor // common))
             return self.build(self._combine(Affine((), constant % common), reduced, common))
         return apply("floor_mod", self.build(_affine(rest, constant)), const(divisor))
 
     def _comparison(self, expr: Apply) -> Expr:
-        difference = self._combine(self._form(expr.args[0]), self._form(expr.args[1]), -1)
+        difference = self._difference(*expr.args)
+        if difference is None:
+            return expr
         decided = _decide(expr.op, *self._span(difference))
         if decided is not None:
             return TRUE if decided else FALSE
@@ -328,6 +362,14 @@ class Simplifier:
             negated = _affine({a: -c for a, c in left.terms}, 0)
             return apply(_FLIPPED.get(expr.op, expr.op), self.build(negated), const(difference.constant))
         return apply(expr.op, self.build(left), const(-difference.constant))
+
+    def _difference(self, a: Expr, b: Expr) -> Affine | None:
+        """Return the form of a - b if its sign tells their order: None where data may wrap."""
+        left, right = self._form(a), self._form(b)
+        if left == right:
+            return Affine((), 0)
+        difference = self._combine(left, right, -1)
+        return None if any(map(self._may_wrap, (left, right, difference))) else difference
 
     # -- ranges ---------------------------------------------------------------------------------
 
@@ -357,7 +399,7 @@ class Simplifier:
         match expr:
             case Apply(op="add" | "sub" | "neg" | "mul") if (form := self._form(expr)).terms != ((expr, 1),):
                 low, high = self._span(form)
-                return None if low is None or high is None else (low, high)
+                return None if low is None or high is None or self._may_wrap(form) else (low, high)
             case Apply(op="floor_div", args=(x, Const(value=d))) if int(d) > 0:
                 inner = self.range(x)
                 return None if inner is None else (inner[0] // int(d), inner[1] // int(d))
@@ -367,15 +409,29 @@ class Simplifier:
                 first, second = self.range(a), self.range(b)
                 return None if first is None or second is None else (min(first[0], second[0]), max(first[1], second[1]))
             case Apply(op="minimum" | "maximum", args=(a, b)):
-                return self._clamped(expr.op, self.range(a), self.range(b))
+                low, high = self._limits(expr.op, a, b)
+                return None if low is None or high is None else (low, high)
         return None
 
-    @staticmethod
-    def _clamped(op: str, a: Interval | None, b: Interval | None) -> Interval | None:
-        if a is None or b is None:
-            return None
-        pick = min if op == "minimum" else max
-        return pick(a[0], b[0]), pick(a[1], b[1])
+    def _limits(self, op: str, a: Expr, b: Expr) -> tuple[int | None, int | None]:
+        """Return what is known of the bounds of a minimum or maximum; clamped data has both."""
+        lows, highs = zip(self._ends(a), self._ends(b), strict=True)
+        known_lows, known_highs = [x for x in lows if x is not None], [x for x in highs if x is not None]
+        if op == "minimum":
+            return min(known_lows) if len(known_lows) == 2 else None, min(known_highs, default=None)
+        return max(known_lows, default=None), max(known_highs) if len(known_highs) == 2 else None
+
+    def _ends(self, expr: Expr) -> tuple[int | None, int | None]:
+        known = self.range(expr)
+        if known is not None:
+            return known
+        match expr:
+            case Apply(op="minimum" | "maximum", args=(a, b)) if expr.dtype is int64:
+                first, second = self.range(a), self.range(b)  # one level: deeper ones are ranges of their own
+                bound = first or second
+                if bound is not None:
+                    return (None, bound[1]) if expr.op == "minimum" else (bound[0], None)
+        return None, None
 
     def decide(self, condition: Expr) -> bool | None:
         """Return the truth of ``condition`` where it is the same for every index, else None."""
@@ -400,9 +456,16 @@ def _merged(other: Apply, y: Expr, d: Const) -> Expr | None:
     match other:
         case Apply(op="floor_div", args=(z, e)) if e == d and z == y:
             return y
-        case Apply(op="floor_mod", args=(Apply(op="floor_div", args=(z, c)), Const(value=e))) if c == d and z == y:
+        case Apply(op="floor_mod", args=(Apply(op="floor_div", args=(z, c)), Const(value=e))) if (
+            c == d and z == y and int(d.value) * int(e) < 2**63
+        ):
             return apply("floor_mod", y, const(int(d.value) * int(e)))
     return None
+
+
+def _wrapped(value: int) -> int:
+    """Return the int64 that ``value`` is modulo 2**64."""
+    return value if -(2**63) <= value < 2**63 else (value + 2**63) % 2**64 - 2**63
 
 
 def _order(term: tuple[Expr, int]) -> tuple:
@@ -452,6 +515,19 @@ def linear_index(indices: tuple[Expr, ...], shape: tuple[int, ...], simplify: Ca
         total = apply("add", total, apply("mul", index, const(stride)))
         stride *= extent
     return simplify(total)
+
+
+def unravel(position: Expr, shape: Sequence[int], simplify: Callable[[Expr], Expr]) -> list[Expr]:
+    """Return the index per dimension of ``shape`` of a row-major ``position``, simplified."""
+    indices: list[Expr] = []
+    stride = 1
+    for number, extent in enumerate(reversed(shape)):
+        index = apply("floor_div", position, const(stride))
+        if number + 1 < len(shape):
+            index = apply("floor_mod", index, const(max(extent, 1)))
+        indices.append(simplify(index))
+        stride *= max(extent, 1)
+    return indices[::-1]
 
 
 def depends_on(expr: Expr, variables: frozenset[Var] | set[Var]) -> bool:

@@ -35,6 +35,7 @@ from dlc.ir.kernel import (
     TileRelease,
     TileStore,
     TileZero,
+    Transpose,
     statements,
 )
 from dlc.ir.scalar import SCALAR_OPS
@@ -53,7 +54,8 @@ INFIX = {
 }
 RESERVED = frozenset(
     {*SCALAR_OPS, *DTYPES, *keyword.kwlist, *(kind.value for kind in LoopKind)}
-    | {"range", "local", "shared", "window", "cast", "fma", "horizontal", "prefetch", "barrier", "inf", "nan"}
+    | {"range", "local", "shared", "window", "cast", "fma", "horizontal", "inf", "nan"}
+    | {"prefetch", "transpose", "barrier"}
     | {"split_parts", "tile_configure", "tile_release", "tile_zero", "tile_load", "tile_store", "tile_multiply"}
 )
 _DEEP = 16
@@ -198,8 +200,18 @@ class _Printer:
                 arguments = [f"window({self.buffer(w.buffer)}, {self.expr(w.offset, depth)})" for w in windows]
                 arguments += [self.expr(scalar, depth) for scalar in scalars]
                 self.put(depth, f"{self.names[kernel]}({', '.join(arguments)})")
-            case Prefetch(buffer=buffer, index=index):
-                self.put(depth, f"prefetch({self.buffer(buffer)}, {self.expr(index, depth)})")
+            case Prefetch(buffer=buffer, index=index, level=level):
+                where = f", {level}" if level != 1 else ""
+                self.put(depth, f"prefetch({self.buffer(buffer)}, {self.expr(index, depth)}{where})")
+            case Transpose():
+                sides = [
+                    f"window({self.buffer(w.buffer)}, {self.expr(w.offset, depth)}), {self.expr(stride, depth)}"
+                    for w, stride in (
+                        (statement.target, statement.target_stride),
+                        (statement.source, statement.source_stride),
+                    )
+                ]
+                self.put(depth, f"transpose({', '.join(sides)}, {statement.size})")
             case Barrier():
                 self.put(depth, "barrier()")
             case SplitParts():

@@ -33,6 +33,7 @@ from dlc.ir.kernel import (
     TileRelease,
     TileStore,
     TileZero,
+    Transpose,
     statements,
 )
 from dlc.ir.scalar import SCALAR_OPS
@@ -140,6 +141,8 @@ class _Checker:
             case Prefetch(buffer=name, index=index):
                 self.buffer(name, scope, statement)
                 self.index(index, scope, statement)
+            case Transpose():
+                self.transpose(statement, scope)
             case Barrier():
                 pass
             case SplitParts():
@@ -242,6 +245,19 @@ class _Checker:
             self.fail(f"buffer {name} is written but not writable", statement)
         self.index(index, scope, statement)
         self.index(stride, scope, statement)
+
+    def transpose(self, statement: Transpose, scope: _Scope) -> None:
+        target = self.buffer(statement.target.buffer, scope, statement)
+        source = self.buffer(statement.source.buffer, scope, statement)
+        if scope.in_vector:
+            self.fail("a square is transposed in a vector loop", statement)
+        if not target.writable or target.name == source.name or target.dtype is not source.dtype:
+            self.fail(f"{source.name} cannot be transposed into {target.name}", statement)
+        if statement.size < 1 or statement.size & (statement.size - 1):
+            self.fail(f"a square of {statement.size} rows is transposed; it must be a power of two", statement)
+        sides = (statement.target.offset, statement.target_stride, statement.source.offset, statement.source_stride)
+        for index in sides:
+            self.index(index, scope, statement)
 
     def call(self, call: Call, scope: _Scope) -> None:
         callee = call.kernel

@@ -169,7 +169,13 @@ class _Build:
         outputs = tuple(v for n in group.nodes for v in n.outputs if v in outside)
         inner: dict[Value, Value] = {v: Value(v.type, v.hint) for v in inputs}
         body: list[Node] = []
+        known: dict[tuple, Node] = {}
         for node in sorted([*copies, *group.nodes], key=self.position.__getitem__):
+            key = (node.op, node.attributes, tuple(inner[v] for v in node.inputs))
+            twin = known.setdefault(key, node)
+            if twin is not node and not any(v in outside for v in node.outputs):
+                inner.update((v, inner[w]) for v, w in zip(node.outputs, twin.outputs, strict=True))
+                continue
             results = tuple(Value(v.type, v.hint) for v in node.outputs)
             body.append(Node(node.op, tuple(inner[v] for v in node.inputs), node.attributes, results, node.origins))
             inner.update(zip(node.outputs, results, strict=True))

@@ -35,7 +35,8 @@ class Group:
     ``shape`` is the index space of pointwise values, of a contraction's result, or the tensor that ROWS reduce;
     ``reduced`` its dimensions that go, ``kept`` those that stay (of extent above 1). ``maps`` places values of
     ROWS groups in that space; ``dependent`` are those that need a reduction's result. ``sealed`` values are
-    computed at other indices than the group's space and never leave it.
+    computed at other indices than the group's space and never leave it. A group that ``crosses`` reads along
+    another dimension than it writes: nothing that reads along should join it.
     """
 
     kind: GroupKind
@@ -50,6 +51,7 @@ class Group:
     dependent: set[Value] = field(default_factory=set)
     sealed: set[Value] = field(default_factory=set)
     weight: int = 0
+    crosses: bool = False
     inputs: set[int] = field(default_factory=set)
 
 
@@ -92,6 +94,7 @@ class GroupForest:
         a.sealed |= b.sealed
         a.weight += b.weight
         a.inputs |= b.inputs
+        a.crosses = a.crosses or b.crosses
         self._parent[other] = into
         b.nodes = []
         return into

@@ -47,7 +47,8 @@ class NodeFacts:
     """``maps`` has one entry per operand, None where it is read in several ways or behind a selection.
 
     ``alias`` says that the result has the operand's elements in the operand's order. ``axes`` counts the
-    output dimensions. ``weight`` is the work per element.
+    output dimensions. ``weight`` is the work per element. ``crosses`` says that a movement reads along another
+    dimension than it writes.
     """
 
     kind: NodeKind
@@ -55,7 +56,7 @@ class NodeFacts:
     alias: bool = False
     axes: int = 0
     weight: int = 0
-    reduces: int = 0
+    crosses: bool = False
 
 
 _OPAQUE = NodeFacts(NodeKind.OPAQUE)
@@ -105,7 +106,8 @@ def _from_compute(node: Node, compute: Compute) -> NodeFacts:
     elif kind is NodeKind.POINTWISE and not any(isinstance(e, Read) for e in distinct([body])):
         small = len(distinct([body])) <= _LARGEST_FREE_BODY
         kind = NodeKind.FREE if small else NodeKind.OPAQUE
-    return NodeFacts(kind, maps, alias, len(compute.axes), cost([body]), len(compute.reduce_axes))
+    crosses = kind is NodeKind.POINTWISE and isinstance(body, Read) and _crosses(body, node, number)
+    return NodeFacts(kind, maps, alias, len(compute.axes), cost([body]), crosses)
 
 
 def shape_size(shape: tuple[int, ...]) -> int:
@@ -114,6 +116,18 @@ def shape_size(shape: tuple[int, ...]) -> int:
     for extent in shape:
         size *= extent
     return size
+
+
+def _crosses(body: Read, node: Node, number: dict[Var, int]) -> bool:
+    """Tell whether the operand's fastest dimension is not indexed by the result's fastest dimension."""
+    wide = [k for k, d in enumerate(node.outputs[0].type.shape) if d != 1]
+    read = [
+        number[v]
+        for index, extent in zip(body.indices, node.inputs[body.input].type.shape, strict=True)
+        for v in distinct([index])
+        if extent != 1 and isinstance(v, Var) and v in number
+    ]
+    return bool(wide and read) and read[-1] != wide[-1]
 
 
 def _keeps_order(body: Read, number: dict[Var, int]) -> bool:

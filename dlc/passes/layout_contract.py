@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dlc.ir.builder import Builder
 from dlc.ir.contraction import ContractSpec, DimIndex, WindowTerm, parse_spec, side_axes
 from dlc.ir.graph import Node, Value
-from dlc.ir.ops.contract import contract_extents, emit_contract
+from dlc.ir.ops.contract import contract_extents
+from dlc.ir.ops.contract_gradient import emit_contract
 from dlc.passes.layout_reshape import Layout, identity
 
 Layouts = tuple[Layout, Layout, Layout]

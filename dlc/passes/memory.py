@@ -275,7 +275,8 @@ def _assign_offsets(program: Program, live: dict[int, tuple[int, int]]) -> tuple
         ends[last].append(buffer)
     free, offsets = _FreeList(), {}
     alive: dict[int, int] = {}
-    total, highest, peak = 0, 0, ()
+    total, highest = 0, 0
+    peak: tuple[str, ...] = ()
     for number in range(len(program.steps)):
         for buffer in sorted(starts.get(number, ()), key=lambda b: -program.buffers[b].nbytes):
             size = -(-max(program.buffers[buffer].nbytes, 1) // ALIGNMENT) * ALIGNMENT

@@ -8,7 +8,8 @@ from dlc.ir.builder import Builder
 from dlc.ir.contraction import ContractSpec, Group, parse_spec
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Node, Value
-from dlc.ir.ops.contract import contract_extents, emit_contract
+from dlc.ir.ops.contract import contract_extents
+from dlc.ir.ops.contract_gradient import emit_contract
 from dlc.passes.respec import has_windows, reshape_side, sides, with_side
 from dlc.passes.rewrite import Context, Replacement, Rule, rule
 

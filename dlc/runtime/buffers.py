@@ -47,6 +47,12 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def natural(array: np.ndarray) -> np.ndarray:
+    """Return ``array`` itself if it is C-ordered, native-endian and aligned to its elements, else an aligned copy."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned and array.dtype.isnative else aligned(array)
+
+
 class Arena:
     """One anonymous mapping for a run's intermediate values, on huge pages where the system has them.
 

@@ -19,7 +19,7 @@ import numpy as np
 from dlc.errors import DlcError, InputError
 from dlc.ir.plan import Plan, Slot, SlotKind
 from dlc.ir.types import TensorType
-from dlc.runtime.buffers import Arena, address_of, aligned, empty_at, prepare_input
+from dlc.runtime.buffers import Arena, address_of, aligned, empty_at, natural, prepare_input
 from dlc.runtime.program import Program, build_program
 from dlc.runtime.threads import NativeRuntime, Turn
 
@@ -150,7 +150,7 @@ class Executable:
         """Run another program of the same plan (one that records times, say) on ``feeds``."""
         if self._closed:
             raise DlcError("this executable was closed; compile the graph again")
-        if len(feeds) != len(self._input_slots):
+        if type(feeds) is not dict or len(feeds) != len(self._input_slots):
             check_names(feeds, self.inputs)
         bases = self._bases.copy()
         kept = []
@@ -257,7 +257,10 @@ def _ports(plan: Plan, kind: SlotKind) -> tuple[Port, ...]:
 
 
 def _placed(plan: Plan, kind: SlotKind, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays of all slots of ``kind``, aligned; those that already are stay the same objects."""
+    """Return the arrays of all slots of ``kind`` as code can read them; those that are fit stay the same objects.
+
+    State is aligned to cache lines. Constants, which may be large and memory-mapped, need their elements' own only.
+    """
     placed: dict[str, np.ndarray] = {}
     for slot in plan.slots:
         if slot.kind is not kind:
@@ -272,12 +275,17 @@ def _placed(plan: Plan, kind: SlotKind, arrays: Mapping[str, np.ndarray]) -> dic
             )
         if kind is SlotKind.STATE and not array.flags.writeable:
             array = array.copy()
-        placed[slot.name] = aligned(array)
+        placed[slot.name] = natural(array) if kind is SlotKind.CONSTANT else aligned(array)
     return placed
 
 
 def check_names(feeds: Mapping[str, object], ports: Sequence[Port]) -> None:
-    """Raise InputError if names are missing or unknown, with the nearest names."""
+    """Raise InputError if ``feeds`` is no mapping, or names are missing or unknown, with the nearest names."""
+    if not isinstance(feeds, Mapping):
+        raise InputError(
+            f"feed a dict of name -> array, not a {type(feeds).__name__}; "
+            f"the inputs are {', '.join(map(str, ports)) or 'none'}"
+        )
     names = [port.name for port in ports]
     missing = [str(port) for port in ports if port.name not in feeds]
     extra = [name for name in feeds if name not in names]

@@ -23,12 +23,13 @@ class ArrayBatches:
     """
 
     def __init__(self, arrays: Batch, batch_size: int, shuffle: bool, seed: int, drop_last: bool) -> None:
+        arrays = {name: _as_rows(name, array) for name, array in arrays.items()}
         lengths = {name: len(array) for name, array in arrays.items()}
         if not arrays or len(set(lengths.values())) != 1:
             raise InputError(f"data must be arrays of one length along dimension 0, got {lengths or 'none'}")
         if batch_size <= 0:
             raise InputError(f"batch_size is {batch_size}; it must be positive")
-        self.arrays = dict(arrays)
+        self.arrays = arrays
         self.rows = next(iter(lengths.values()))
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
         if len(self) == 0:
@@ -70,6 +71,17 @@ class IterableBatches:
                 yield batch, max((len(a) for a in batch.values() if np.ndim(a)), default=1)
 
 
+def _as_rows(name: str, value: Any) -> np.ndarray:
+    """Return ``value`` as an array of rows; InputError naming it if it is none."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the data for {name!r} are no array: {error}") from error
+    if array.ndim == 0:
+        raise InputError(f"the data for {name!r} are a {type(value).__name__}; they must be an array of rows")
+    return array
+
+
 def named(item: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return a batch by input name: a mapping as it is, a tuple or list in the order of ``names``."""
     if isinstance(item, Mapping):
@@ -89,8 +101,7 @@ def as_batches(
     if isinstance(data, tuple) and len(data) == len(names) and all(hasattr(a, "shape") for a in data):
         data = dict(zip(names, data))
     if isinstance(data, Mapping):
-        arrays = {name: np.asarray(array) for name, array in data.items()}
-        return ArrayBatches(arrays, batch_size, shuffle, seed, drop_last)
+        return ArrayBatches(data, batch_size, shuffle, seed, drop_last)
     if isinstance(data, Iterator):
         raise InputError("an iterator is empty after one epoch; pass a list, arrays, or an object that iterates anew")
     if isinstance(data, Iterable):

@@ -1,4 +1,4 @@
-"""The progress display of ``fit``: one bar per epoch with loss, metrics and remaining time; quiet off a terminal."""
+"""The progress display of ``fit``: a line per epoch, and a bar with loss, metrics and time; quiet off a terminal."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class ProgressDisplay:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[logs]}"),
                 console=self.console,
+                transient=True,
                 refresh_per_second=8,
             )
 
@@ -55,10 +56,15 @@ class ProgressDisplay:
             self.bar.stop()
 
     def begin_epoch(self, epoch: int, steps: int, done: int) -> None:
-        """Start the bar of an epoch of ``steps`` steps (0: unknown), ``done`` of which lie behind."""
-        if self.bar is not None:
-            label = f"epoch {epoch + 1}/{self.epochs}"
-            self.task = self.bar.add_task(label, total=steps or None, completed=done, logs="")
+        """Show an epoch of ``steps`` steps (0: unknown), ``done`` of which lie behind; the bar spans all epochs."""
+        if self.bar is None:
+            return
+        label = f"epoch {epoch + 1}/{self.epochs}"
+        total, completed = (steps * self.epochs, epoch * steps + done) if steps else (None, done)
+        if self.task is None:
+            self.task = self.bar.add_task(label, total=total, completed=completed, logs="")
+        else:
+            self.bar.update(self.task, description=label, total=total, completed=completed)
 
     def advance(self, logs: Mapping[str, float]) -> None:
         """Count one step."""
@@ -66,8 +72,6 @@ class ProgressDisplay:
             self.bar.update(self.task, advance=1, logs=format_logs(logs))
 
     def end_epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Show the epoch's logs."""
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, logs=format_logs(logs))
-        elif self.lines:
+        """Print the epoch's logs, above the bar if there is one."""
+        if self.bar is not None or self.lines:
             self.console.print(f"epoch {epoch + 1}/{self.epochs}  {format_logs(logs)}", highlight=False)

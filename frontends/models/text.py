@@ -1,4 +1,4 @@
-"""Sequence models: BERT, GPT-2, a small GPT for training and an LSTM, with the parameter names of transformers."""
+"""Transformers for text: BERT, GPT-2 and small GPTs to train, with the parameter names of transformers."""
 
 from __future__ import annotations
 
@@ -8,31 +8,7 @@ from typing import Any
 
 from dlc.frontends.graph import Graph, functions, input, nn, output
 from dlc.frontends.graph.tensor import Tensor
-
-
-def _dense(in_features: int, out_features: int, std: float = 0.02) -> nn.Linear:
-    layer = nn.Linear(in_features, out_features)
-    layer.replace_initial("weight", nn.init.normal(std))
-    layer.replace_initial("bias", nn.init.zeros())
-    return layer
-
-
-def _table(count: int, features: int, std: float = 0.02) -> nn.Embedding:
-    table = nn.Embedding(count, features)
-    table.replace_initial("weight", nn.init.normal(std))
-    return table
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, sequence, features) -> (batch, heads, sequence, features / heads)."""
-    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(0, 2, 1, 3)
-
-
-def _join(x: Tensor) -> Tensor:
-    """(batch, heads, sequence, features) -> (batch, sequence, heads * features)."""
-    batch, heads, sequence, features = x.shape
-    return x.transpose(0, 2, 1, 3).reshape(batch, sequence, heads * features)
-
+from dlc.frontends.models.blocks import dense, join_heads, split_heads, table
 
 # -- BERT ------------------------------------------------------------------------------------
 
@@ -57,9 +33,9 @@ class BertEmbeddings(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.word_embeddings = _table(config.vocabulary, config.features)
-        self.position_embeddings = _table(config.positions, config.features)
-        self.token_type_embeddings = _table(config.types, config.features)
+        self.word_embeddings = table(config.vocabulary, config.features)
+        self.position_embeddings = table(config.positions, config.features)
+        self.token_type_embeddings = table(config.types, config.features)
         self.LayerNorm = nn.LayerNorm(config.features, config.epsilon)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -76,13 +52,13 @@ class BertSelfAttention(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.heads, self.rate = config.heads, config.dropout
-        self.query = _dense(config.features, config.features)
-        self.key = _dense(config.features, config.features)
-        self.value = _dense(config.features, config.features)
+        self.query = dense(config.features, config.features)
+        self.key = dense(config.features, config.features)
+        self.value = dense(config.features, config.features)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (_heads(p(x), self.heads) for p in (self.query, self.key, self.value))
-        return _join(functions.scaled_dot_product_attention(q, k, v, mask, self.rate))
+        q, k, v = (split_heads(p(x), self.heads) for p in (self.query, self.key, self.value))
+        return join_heads(functions.scaled_dot_product_attention(q, k, v, mask, self.rate))
 
 
 class BertOutput(nn.Module):
@@ -90,7 +66,7 @@ class BertOutput(nn.Module):
 
     def __init__(self, in_features: int, config: BertConfig) -> None:
         super().__init__()
-        self.dense = _dense(in_features, config.features)
+        self.dense = dense(in_features, config.features)
         self.LayerNorm = nn.LayerNorm(config.features, config.epsilon)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -115,7 +91,7 @@ class BertIntermediate(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.dense = _dense(config.features, config.intermediate)
+        self.dense = dense(config.features, config.intermediate)
 
     def forward(self, x: Tensor) -> Tensor:
         return functions.gelu(self.dense(x))
@@ -153,7 +129,7 @@ class BertPooler(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.dense = _dense(config.features, config.features)
+        self.dense = dense(config.features, config.features)
 
     def forward(self, x: Tensor) -> Tensor:
         return functions.tanh(self.dense(x[:, 0]))
@@ -240,9 +216,9 @@ class GptAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (_heads(p, self.heads) for p in functions.split(self.c_attn(x), 3, axis=-1))
+        q, k, v = (split_heads(p, self.heads) for p in functions.split(self.c_attn(x), 3, axis=-1))
         attended = functions.scaled_dot_product_attention(q, k, v, None, self.rate, is_causal=True)
-        return self.resid_dropout(self.c_proj(_join(attended)))
+        return self.resid_dropout(self.c_proj(join_heads(attended)))
 
 
 class GptFeedForward(nn.Module):
@@ -278,8 +254,8 @@ class GptTransformer(nn.Module):
 
     def __init__(self, config: GptConfig) -> None:
         super().__init__()
-        self.wte = _table(config.vocabulary, config.features)
-        self.wpe = _table(config.positions, config.features)
+        self.wte = table(config.vocabulary, config.features)
+        self.wpe = table(config.positions, config.features)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(GptBlock(config) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(config.features, config.epsilon)
@@ -330,34 +306,7 @@ def small_gpt(
     return gpt(config, "small_gpt", batch, sequence, seed, dtype)
 
 
-# -- LSTM ----------------------------------------------------------------------------------------
-
-
-class LstmClassifier(nn.Module):
-    """An LSTM over a sequence and a linear layer on its last output."""
-
-    def __init__(self, features: int, hidden: int, layers: int, classes: int) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(features, hidden, layers, batch_first=True)
-        self.fc = nn.Linear(hidden, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.lstm(x)
-        return self.fc(y[:, -1])
-
-
-def lstm(
-    batch: Any = "batch",
-    seed: int = 0,
-    dtype: str = "float32",
-    sequence: int = 128,
-    features: int = 128,
-    hidden: int = 256,
-    layers: int = 2,
-    classes: int = 10,
-) -> Graph:
-    """Return an LSTM classifier: input ``x`` (batch, sequence, features), output ``logits`` (batch, classes)."""
-    with Graph("lstm", seed=seed, dtype=dtype) as graph:
-        x = input("x", (batch, sequence, features), dtype)
-        output("logits", LstmClassifier(features, hidden, layers, classes)(x))
-    return graph
+def gpt_4x256(batch: Any = "batch", seed: int = 0, dtype: str = "float32", sequence: Any = 128) -> Graph:
+    """Return a GPT of 4 layers, 4 heads and 256 features over 4096 tokens, at most 128 positions, to train."""
+    config = GptConfig(vocabulary=4096, positions=128, features=256, layers=4, heads=4, dropout=0.0)
+    return gpt(config, "gpt_4x256", batch, sequence, seed, dtype)

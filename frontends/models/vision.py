@@ -6,14 +6,26 @@ from typing import Any
 
 from dlc.frontends.graph import Graph, functions, input, nn, output
 from dlc.frontends.graph.tensor import Tensor
+from dlc.frontends.models.blocks import image_graph
 
 
-def mlp(batch: Any = "batch", seed: int = 0, dtype: str = "float32", features: int = 784, classes: int = 10) -> Graph:
+def mlp(
+    batch: Any = "batch",
+    seed: int = 0,
+    dtype: str = "float32",
+    features: int = 784,
+    classes: int = 10,
+    hidden: tuple[int, int] = (512, 256),
+) -> Graph:
     """Return a perceptron of layers 784, 512, 256, 10: input ``x`` (batch, 784), output ``logits`` (batch, 10)."""
     with Graph("mlp", seed=seed, dtype=dtype) as graph:
         x = input("x", (batch, features), dtype)
         model = nn.Sequential(
-            nn.Linear(features, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, classes)
+            nn.Linear(features, hidden[0]),
+            nn.ReLU(),
+            nn.Linear(hidden[0], hidden[1]),
+            nn.ReLU(),
+            nn.Linear(hidden[1], classes),
         )
         output("logits", model(x))
     return graph
@@ -41,6 +53,21 @@ def digits_cnn(batch: Any = "batch", seed: int = 0, dtype: str = "float32") -> G
         )
         output("logits", model(image))
     return graph
+
+
+def cnn(batch: Any = "batch", seed: int = 0, dtype: str = "float32", size: int = 32, classes: int = 10) -> Graph:
+    """Return a CNN to train: three times 3 x 3 convolution (32, 64, 128 channels), batch norm, ReLU and pooling.
+
+    Input ``x`` (batch, 3, size, size), output ``logits`` (batch, classes).
+    """
+    model = nn.Sequential()
+    channels = 3
+    for wide in (32, 64, 128):
+        model.append(nn.Conv2d(channels, wide, 3, padding=1, bias=False)).append(nn.BatchNorm2d(wide))
+        model.append(nn.ReLU()).append(nn.MaxPool2d(2))
+        channels = wide
+    model.append(nn.Flatten()).append(nn.Linear(channels * (size // 8) ** 2, classes))
+    return image_graph("cnn", model, batch, seed, dtype, size)
 
 
 def _conv(
@@ -102,7 +129,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
 class ResNet(nn.Module):
     """Residual network: a stem, four stages of blocks, pooling and a linear classifier."""
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], classes: int = 1000) -> None:
+    def __init__(
+        self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], classes: int = 1000
+    ) -> None:
         super().__init__()
         self.conv1 = _conv(3, 64, 7, 2, 3)
         self.bn1 = nn.BatchNorm2d(64)
@@ -124,25 +153,18 @@ class ResNet(nn.Module):
         return self.fc(functions.flatten(self.avgpool(x), 1))
 
 
-def _classifier(name: str, model: nn.Module, batch: Any, seed: int, dtype: str, size: int) -> Graph:
-    with Graph(name, seed=seed, dtype=dtype) as graph:
-        x = input("x", (batch, 3, size, size), dtype)
-        output("logits", model(x))
-    return graph
-
-
 def resnet18(
     batch: Any = "batch", seed: int = 0, dtype: str = "float32", size: int = 224, classes: int = 1000
 ) -> Graph:
     """Return ResNet-18: input ``x`` (batch, 3, size, size), output ``logits`` (batch, classes)."""
-    return _classifier("resnet18", ResNet(BasicBlock, (2, 2, 2, 2), classes), batch, seed, dtype, size)
+    return image_graph("resnet18", ResNet(BasicBlock, (2, 2, 2, 2), classes), batch, seed, dtype, size)
 
 
 def resnet50(
     batch: Any = "batch", seed: int = 0, dtype: str = "float32", size: int = 224, classes: int = 1000
 ) -> Graph:
     """Return ResNet-50: input ``x`` (batch, 3, size, size), output ``logits`` (batch, classes)."""
-    return _classifier("resnet50", ResNet(Bottleneck, (3, 4, 6, 3), classes), batch, seed, dtype, size)
+    return image_graph("resnet50", ResNet(Bottleneck, (3, 4, 6, 3), classes), batch, seed, dtype, size)
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -199,4 +221,4 @@ def mobilenet_v2(
     batch: Any = "batch", seed: int = 0, dtype: str = "float32", size: int = 224, classes: int = 1000
 ) -> Graph:
     """Return MobileNetV2: input ``x`` (batch, 3, size, size), output ``logits`` (batch, classes)."""
-    return _classifier("mobilenet_v2", MobileNetV2(classes), batch, seed, dtype, size)
+    return image_graph("mobilenet_v2", MobileNetV2(classes), batch, seed, dtype, size)

@@ -165,15 +165,15 @@ class Call:
             raise InvalidModelError(f"attribute {name!r} has type code {attribute.type}; it must be {wanted}")
         return getattr(attribute, field)
 
-    def int(self, name: str, default: Any = _REQUIRED) -> Any:
+    def integer(self, name: str, default: Any = _REQUIRED) -> Any:
         """Return an integer attribute."""
         return self._read(name, AttributeProto.INT, "i", default)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Return an integer attribute as a truth value."""
-        return bool(self.int(name, default))
+        return bool(self.integer(name, default))
 
-    def float(self, name: str, default: Any = _REQUIRED) -> Any:
+    def real(self, name: str, default: Any = _REQUIRED) -> Any:
         """Return a float attribute, as the decimal number that float32 most likely stands for."""
         found = self._read(name, AttributeProto.FLOAT, "f", None)
         if found is None:

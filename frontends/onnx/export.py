@@ -18,6 +18,7 @@ from dlc.errors import ConfigError, GraphError, UnsupportedOpError
 from dlc.frontends.onnx import export_math, export_nn, export_shape  # noqa: F401  (registers their rules)
 from dlc.frontends.onnx.export_rules import RULES, NotExpressible
 from dlc.frontends.onnx.export_writer import Writer, value_info
+from dlc.frontends.onnx.structure import all_nodes
 from dlc.frontends.onnx.tensors import CODES
 from dlc.frontends.onnx.versions import EXPORT_OPSETS, describe_range
 from dlc.ir.attributes import Attributes
@@ -94,7 +95,7 @@ def _raw(array: np.ndarray) -> memoryview:
     """Return the little-endian bytes of an array, without a copy where it is contiguous; 4-bit types are packed."""
     if as_dtype(array.dtype).bits == 4:
         return memoryview(numpy_helper.from_array(array).raw_data)
-    return memoryview(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
 
 
 def _replace(target: Path, chunks: Sequence[Any]) -> None:
@@ -163,7 +164,8 @@ def _build(graph: Graph, opset: int) -> tuple[onnx.ModelProto, list[tuple[str, n
             done[value] = writer.name(value)
     outputs = [value_info(name, value.type) for name, value in results]
     proto = helper.make_graph(writer.nodes, graph.name, inputs, outputs)
-    weights += writer.initializers
+    used = {name for node in all_nodes(proto.node) for name in node.input} | {info.name for info in outputs}
+    weights = [(name, array) for name, array in (*weights, *writer.initializers) if name in used]
     model = helper.make_model(
         proto,
         producer_name="dlc",

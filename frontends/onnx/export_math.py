@@ -9,7 +9,7 @@ import numpy as np
 from dlc.frontends.onnx.export_rules import NotExpressible, exports
 from dlc.frontends.onnx.export_writer import Writer
 from dlc.ir.graph import Node
-from dlc.ir.types import DType, bool_, float32, int32, uint64
+from dlc.ir.types import DType, bool_, float32, int32, int64, uint64
 
 _DIRECT = {
     "neg": "Neg",
@@ -65,7 +65,10 @@ def export_extreme(w: Writer, node: Node) -> str:
     largest = node.op.name == "maximum"
     if node.inputs[0].type.dtype is bool_:
         return w.node("Or" if largest else "And", w.operands(node.inputs))
-    return w.node("Max" if largest else "Min", w.operands(node.inputs))
+    dtype, names = node.inputs[0].type.dtype, w.operands(node.inputs)
+    if dtype.is_integer and dtype.bits < 32:  # onnxruntime has no kernels for these
+        return w.cast(w.node("Max" if largest else "Min", [w.cast(n, int32) for n in names]), dtype)
+    return w.node("Max" if largest else "Min", names)
 
 
 @exports("expm1")
@@ -130,7 +133,11 @@ def export_mod(w: Writer, node: Node) -> str:
     if not node.inputs[0].type.dtype.is_float:
         return w.node("Mod", names)
     x, y = names
-    return w.node("Sub", [x, w.node("Mul", [w.node("Floor", [w.node("Div", [x, y])]), y])])
+    rest = w.node("Mod", [x, y], fmod=1)
+    zero = w.constant(0, node.inputs[0].type.dtype)
+    signs = w.node("Xor", [w.node("Less", [rest, zero]), w.node("Less", [y, zero])])
+    other = w.node("And", [signs, w.node("Not", [w.node("Equal", [rest, zero])])])
+    return w.node("Where", [other, w.node("Add", [rest, y]), rest])
 
 
 @exports("floor_div")
@@ -177,13 +184,15 @@ def export_shift(w: Writer, node: Node) -> str:
     x, y = w.operands(node.inputs)
     dtype = node.inputs[0].type.dtype
     left = node.op.name == "shift_left"
-    if dtype.kind == "uint":
-        return w.node("BitShift", [x, y], direction="LEFT" if left else "RIGHT")
-    if left:
+    if left or dtype.kind == "uint":
         wide = [w.cast(n, uint64) for n in (x, y)]
-        return w.cast(w.node("BitShift", wide, direction="LEFT"), dtype)
-    power = w.node("Pow", [w.constant(2, dtype), y])
-    return w.node("Div", [w.node("Sub", [x, w.node("Mod", [x, power])]), power])
+        return w.cast(w.node("BitShift", wide, direction="LEFT" if left else "RIGHT"), dtype)
+    x, y = (w.cast(n, int64) for n in (x, y))
+    all_bits = w.constant(62, int64)
+    outside = w.node("Less", [y, w.constant(0, int64)])
+    y = w.node("Where", [outside, all_bits, w.node("Min", [y, all_bits])])
+    power = w.node("Pow", [w.constant(2, int64), y])
+    return w.cast(w.node("Div", [w.node("Sub", [x, w.node("Mod", [x, power])]), power]), dtype)
 
 
 @exports("cast")

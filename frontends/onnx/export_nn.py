@@ -42,7 +42,7 @@ def export_contract(w: Writer, node: Node) -> str:
     letters = dict(zip(spec.axes, _LETTERS))
     names, terms = [], []
     for value, side in ((lhs, spec.lhs), (rhs, spec.rhs)):
-        name, labels = _unfolded(w, w.name(value), side, extents, letters)
+        name, labels = _unfolded(w, w.name(value), side, value.type.shape, extents, letters)
         names.append(name)
         terms.append(labels)
     output = "".join(letters[a] for a in spec.output_axes)
@@ -53,12 +53,12 @@ def export_contract(w: Writer, node: Node) -> str:
 
 
 def _unfolded(
-    w: Writer, name: str, side: Sequence[Any], extents: dict[str, Dim], letters: dict[str, str]
+    w: Writer, name: str, side: Sequence[Any], stored: Sequence[Dim], extents: dict[str, Dim], letters: dict[str, str]
 ) -> tuple[str, str]:
-    """Give every axis of one operand a dimension of its own."""
+    """Give every axis of one operand, of shape ``stored``, a dimension of its own."""
     labels: list[str] = []
     shape: list[Dim] = []
-    for index in side:
+    for number, index in enumerate(side):
         if isinstance(index, WindowTerm):
             table = np.zeros((1,) * len(index.terms), np.int64)
             for position, (axis, step) in enumerate(index.terms):
@@ -73,19 +73,8 @@ def _unfolded(
         labels += [letters[a] for a in index.axes]
         shape += [extents[a] for a in index.axes]
         if isinstance(index, Group) and len(index.axes) > 1:
-            pending = [d for d in side[side.index(index) + 1 :]]
-            rest = [_extent(d, extents) for d in pending]
-            name = w.reshape(name, (*shape, *rest))
+            name = w.reshape(name, (*shape, *stored[number + 1 :]))
     return name, "".join(labels)
-
-
-def _extent(index: Any, extents: dict[str, Dim]) -> Dim:
-    if isinstance(index, WindowTerm):
-        raise UnsupportedOpError("a window after a group cannot be exported in one contraction")
-    total: Dim = 1
-    for axis in index.axes:
-        total = total * extents[axis]
-    return total
 
 
 # -- convolution and pooling --------------------------------------------------------------

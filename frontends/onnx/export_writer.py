@@ -91,14 +91,11 @@ class Writer:
     def operands(self, values: Sequence[Value]) -> list[str]:
         """Return names for elementwise operands; broadcasts are left to ONNX where others fix the result's shape."""
         shape = values[0].type.shape
-        loose = [v for v in values if v not in self._names and v in self._unexpanded]
-        if (
-            len(loose) == len(values)
-            and len(values) > 0
-            and _broadcast(s for _, s in map(self._unexpanded.get, loose)) != shape
-        ):
-            loose = loose[1:]
-        return [self._unexpanded[v][0] if v in loose else self.name(v) for v in values]
+        loose = [v not in self._names and v in self._unexpanded for v in values]
+        if all(loose) and _broadcast(self._unexpanded[v][1] for v in values) != shape:
+            self.name(values[0])  # at least one operand must have the result's shape
+            loose = [v not in self._names for v in values]
+        return [self._unexpanded[v][0] if is_loose else self.name(v) for v, is_loose in zip(values, loose, strict=True)]
 
     def at(self, node: Node) -> None:
         """Name the ONNX nodes written from now on after ``node``."""

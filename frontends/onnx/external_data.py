@@ -56,6 +56,7 @@ class ExternalFolder:
 
     def _open_plain(self, tensor: str, location: str) -> int:
         """Walk from the folder component by component, refusing every link."""
+        assert self._folder is not None
         parts = Path(location).parts
         directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

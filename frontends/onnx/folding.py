@@ -164,7 +164,7 @@ def fold_identity(call: Call) -> Any:
 @folder("Cast")
 def fold_cast(call: Call) -> Tensor | None:
     """Casts among integers keep symbols."""
-    dtype = dtype_of(call.int("to"), "attribute 'to'")
+    dtype = dtype_of(call.integer("to"), "attribute 'to'")
     if not call.inputs[0].is_symbolic or not dtype.is_integer or dtype.bits < 32:
         return None
     return known_tensor(arrays(call)[0], dtype)
@@ -174,7 +174,7 @@ def fold_cast(call: Call) -> Tensor | None:
 def fold_shape(call: Call) -> Tensor:
     """The dimensions of a tensor, from its type alone."""
     shape = call.shape()
-    start, end = call.int("start", 0), call.int("end", len(shape))
+    start, end = call.integer("start", 0), call.integer("end", len(shape))
     out = np.empty(len(shape), object)
     out[:] = list(shape)
     return known_tensor(out[_clip(start, len(shape)) : _clip(end, len(shape))], int64)
@@ -225,7 +225,7 @@ def fold_unsqueeze(call: Call) -> Tensor:
 def fold_flatten(call: Call) -> Tensor:
     """Two dimensions."""
     data = arrays(call)[0]
-    axis = call.int("axis", 1)
+    axis = call.integer("axis", 1)
     axis = axis + data.ndim if axis < 0 else axis
     return _like(call, data.reshape(prod(data.shape[:axis]), -1))
 
@@ -242,7 +242,7 @@ def fold_concat(call: Call) -> Tensor | None:
     parts = arrays(call)
     if sum(p.size for p in parts) > LARGEST_KNOWN:
         return None
-    return _like(call, np.concatenate(parts, call.axis(call.int("axis"), parts[0].ndim)))
+    return _like(call, np.concatenate(parts, call.axis(call.integer("axis"), parts[0].ndim)))
 
 
 @folder("Gather")
@@ -251,7 +251,7 @@ def fold_gather(call: Call) -> Tensor | None:
     data, indices = arrays(call)
     if indices.dtype == object or data.ndim == 0:
         return None
-    axis = call.axis(call.int("axis", 0), data.ndim)
+    axis = call.axis(call.integer("axis", 0), data.ndim)
     extent = data.shape[axis]
     if indices.size and (indices.min() < -extent or indices.max() >= extent):
         call.fail(
@@ -279,7 +279,7 @@ def fold_split(call: Call) -> list[Tensor] | None:
     """Known parts along an axis, of given sizes."""
     data = arrays(call)[0]
     sizes = call.ints(1, "split") if call.has(1) else call.int_list("split", None)
-    axis = call.axis(call.int("axis", 0), data.ndim)
+    axis = call.axis(call.integer("axis", 0), data.ndim)
     if sizes is None:
         count = call.output_count
         each = -(-data.shape[axis] // count)
@@ -364,7 +364,7 @@ def fold_nonzero(call: Call) -> Tensor | None:
 def fold_compress(call: Call) -> Tensor | None:
     """Known elements under a known condition."""
     data, condition = arrays(call)
-    return _like(call, np.compress(condition.reshape(-1), data, call.int("axis", None)))
+    return _like(call, np.compress(condition.reshape(-1), data, call.integer("axis", None)))
 
 
 @folder("Unique")
@@ -373,11 +373,11 @@ def fold_unique(call: Call) -> list[Tensor] | None:
     data = arrays(call)[0]
     if data.dtype == object:
         return None
-    found, index, inverse, counts = np.unique(data, True, True, True, axis=call.int("axis", None))
+    found, index, inverse, counts = np.unique(data, True, True, True, axis=call.integer("axis", None))
     inverse = inverse.reshape(-1)
     if not call.flag("sorted", True):
         rank = np.argsort(index, kind="stable")
         place = np.argsort(rank)
-        found = np.take(found, rank, call.int("axis", 0) if "axis" in call.attributes else 0)
+        found = np.take(found, rank, call.integer("axis", 0) if "axis" in call.attributes else 0)
         index, counts, inverse = index[rank], counts[rank], place[inverse]
     return [_like(call, found), *(known_tensor(a, int64) for a in (index, inverse, counts))]

@@ -38,11 +38,12 @@ from dlc.frontends.onnx.values import LARGEST_KNOWN, Frame, Poison, Region, Tens
 from dlc.frontends.onnx.versions import canonical_domain, import_versions
 from dlc.ir.dims import Dim, SymbolicDim
 from dlc.ir.graph import Origin, Role, Value
-from dlc.ir.types import TensorType
+from dlc.ir.types import TensorType, uint32
 
 _LARGEST_FOLDED = 1 << 16
 _SUBGRAPH_OPS = {"If", "Loop", "Scan", "SequenceMap"}
 _UNFOLDED = _SUBGRAPH_OPS | {
+    "Dropout",
     "RandomNormal",
     "RandomUniform",
     "RandomNormalLike",
@@ -65,8 +66,9 @@ class Session:
     binding: dict[str, Dim]
     functions: dict[FunctionKey, FunctionProto] = field(default_factory=dict)
     symbol_ranks: dict[str, int] = field(default_factory=dict)
-    replacements: list[tuple[str, Value]] = field(default_factory=list)  # state input name -> its next value
     names: DimensionNames = field(default_factory=DimensionNames)
+    _key: Tensor | None = None
+    _streams: int = 0
 
     def run(self) -> Region:
         """Import the main graph; return its region, inputs and outputs set."""
@@ -166,10 +168,11 @@ class Session:
     def bind_initializers(self, graph: GraphProto, frame: Frame) -> set[str]:
         """Bind the initializers of a graph in ``frame``; return their names."""
         stored = set()
-        for proto in graph.initializer:
+        apart = self.source.weights if frame.around is None and frame.depth == 0 else {}
+        for number, proto in enumerate(graph.initializer):
             stored.add(proto.name)
             try:
-                array = to_array(proto, self.source.folder)
+                array = to_array(proto, self.source.folder, raw=apart.get(number))
             except DlcError as error:
                 self.sink.report(error)
                 frame.tensors[proto.name] = _POISON
@@ -252,14 +255,30 @@ class Session:
             return folded
         if importer is not None:
             return importer(call)
-        if schema is not None:
-            body = self._standard_function(call, schema)
-            if body is not None:
-                defaults = {
-                    name: a.default_value for name, a in schema.source.attributes.items() if a.default_value.name
-                }
-                return self.call_function(call, body, {**defaults, **call.attributes})
-        raise UnsupportedOpError(f"op {call.op_type!r} of domain {domain or 'ai.onnx'!r} is not supported")
+        return self.expand_standard(call)
+
+    def expand_standard(self, call: Call) -> list[Any]:
+        """Inline the function by which the ONNX standard defines the op; UnsupportedOpError if there is none."""
+        domain = canonical_domain(call.node.domain)
+        schema = find_schema(domain, call.op_type, call.version)
+        body = self._standard_function(call, schema) if schema is not None else None
+        if schema is None or body is None:
+            raise UnsupportedOpError(f"op {call.op_type!r} of domain {domain or 'ai.onnx'!r} is not supported")
+        defaults = {name: a.default_value for name, a in schema.source.attributes.items() if a.default_value.name}
+        return self.call_function(call, body, {**defaults, **call.attributes})
+
+    def random_key(self, call: Call) -> tuple[Value, int]:
+        """Return the graph's random key, a state that every run moves on, and the number of a stream not used yet."""
+        if self._key is None:
+            region = call.frame.region
+            while region.around is not None:
+                region = region.around
+            name = region.fresh_name("random_key")
+            value = region.builder.input(name, TensorType(uint32, (2,)), Role.STATE, np.array([0, 0], np.uint32))
+            region.builder.replace(name, region.builder.key_next(value))
+            self._key = region.add(value, name)
+        self._streams += 1
+        return call.frame.region.value(self._key), self._streams
 
     def _standard_function(self, call: Call, schema: Schema) -> FunctionProto | None:
         node = NodeProto()
@@ -298,6 +317,8 @@ class Session:
         inner = Call(self, frame, call.node, call.label, call.version, call.inputs)
         with region.builder.origin(Origin(call.label)):
             results = importer(inner)
+        if isinstance(results, TensorList):
+            return None
         results = list(results) if isinstance(results, tuple | list) else [results]
         known: list[Any] = []
         for result in results:
@@ -375,6 +396,16 @@ class Session:
         frame = replace(call.frame, tensors={}, around=call.frame, prefix=f"{call.label}/", depth=call.frame.depth + 1)
         self.bind_initializers(graph, frame)
         return self.run_subgraph(graph, frame)
+
+    def apply_subgraph(self, call: Call, graph: GraphProto, given: Sequence[Any], prefix: str) -> list[Any]:
+        """Import a subgraph into the region around it with ``given`` as its inputs; return its outputs."""
+        frame = replace(call.frame, tensors={}, around=call.frame, prefix=prefix, depth=call.frame.depth + 1)
+        self.bind_initializers(graph, frame)
+        frame.tensors.update(zip((info.name for info in graph.input), given, strict=True))
+        outputs = self.run_subgraph(graph, frame)
+        if any(isinstance(o, Poison) for o in outputs):
+            raise AlreadyReported("a node of the subgraph cannot be imported")
+        return outputs
 
     def run_subgraph(self, graph: GraphProto, frame: Frame) -> list[Any]:
         """Import the nodes of a subgraph whose inputs are bound; return its outputs."""

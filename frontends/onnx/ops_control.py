@@ -95,7 +95,7 @@ def _with_captures(region: Region, outputs: Sequence[Tensor], captures: Sequence
 def import_scan(call: Call) -> list[Value]:
     """A loop over slices of sequences, with states."""
     b = call.b
-    sequences = call.int("num_scan_inputs")
+    sequences = call.integer("num_scan_inputs")
     states = len(call.inputs) - sequences
     graph, frame = call.session.open_subgraph(call, "body")
     results = len(graph.output) - states
@@ -204,22 +204,8 @@ def _unroll(call: Call, graph: GraphProto, steps: int, count: int) -> Any:
     b, carried = call.b, list(call.inputs[2:])
     rows: list[list[Tensor]] = []
     for step in range(steps):
-        frame = Frame(
-            call.frame.region,
-            call.frame.versions,
-            call.frame.sink,
-            around=call.frame,
-            prefix=f"{call.label}/{step}/",
-            attributes=call.frame.attributes,
-            depth=call.frame.depth + 1,
-        )
-        call.session.bind_initializers(graph, frame)
-        frame.tensors[graph.input[0].name] = known_tensor(np.int64(step))
-        frame.tensors[graph.input[1].name] = known_tensor(np.asarray(True), bool_)
-        frame.tensors.update((graph.input[2 + k].name, value) for k, value in enumerate(carried))
-        outputs = call.session.run_subgraph(graph, frame)
-        if any(isinstance(o, Poison) for o in outputs):
-            raise AlreadyReported("a node of the loop cannot be imported")
+        given = [known_tensor(np.int64(step)), known_tensor(np.asarray(True), bool_), *carried]
+        outputs = call.session.apply_subgraph(call, graph, given, f"{call.label}/{step}/")
         carried = outputs[1 : 1 + count]
         rows.append(outputs[1 + count :])
         holds = outputs[0].known if isinstance(outputs[0], Tensor) else None

@@ -29,7 +29,7 @@ def check_indices(call: Call, index: int, extent: Dim) -> None:
 @onnx_op("Gather")
 def import_gather(call: Call) -> Value:
     """Elements along an axis at indices; negative ones count from the end."""
-    axis = call.axis(call.int("axis", 0), call.rank())
+    axis = call.axis(call.integer("axis", 0), call.rank())
     check_indices(call, 1, call.shape()[axis])
     return call.b.gather(call.value(0), call.value(1), axis=axis)
 
@@ -37,7 +37,7 @@ def import_gather(call: Call) -> Value:
 @onnx_op("GatherElements")
 def import_gather_elements(call: Call) -> Value:
     """Each element at its own index along an axis."""
-    axis = call.axis(call.int("axis", 0), call.rank())
+    axis = call.axis(call.integer("axis", 0), call.rank())
     check_indices(call, 1, call.shape()[axis])
     return call.b.gather_elements(call.value(0), call.value(1), axis=axis)
 
@@ -45,7 +45,7 @@ def import_gather_elements(call: Call) -> Value:
 @onnx_op("GatherND")
 def import_gather_nd(call: Call) -> Value:
     """Slices at index tuples."""
-    return call.b.gather_nd(call.value(0), call.value(1), batch_dims=call.int("batch_dims", 0))
+    return call.b.gather_nd(call.value(0), call.value(1), batch_dims=call.integer("batch_dims", 0))
 
 
 _COMBINERS = {"none": "none", "add": "add", "mul": "mul", "max": "maximum", "min": "minimum"}
@@ -61,7 +61,7 @@ def _combiner(call: Call) -> str:
 @onnx_op("ScatterElements", "Scatter")
 def import_scatter_elements(call: Call) -> Value:
     """Put elements at their indices along an axis."""
-    axis = call.axis(call.int("axis", 0), call.rank())
+    axis = call.axis(call.integer("axis", 0), call.rank())
     check_indices(call, 1, call.shape()[axis])
     b = call.b
     return b.scatter_elements(call.value(0), call.value(1), call.value(2), axis=axis, combiner=_combiner(call))
@@ -79,7 +79,7 @@ def import_one_hot(call: Call) -> Value:
     b, indices = call.b, call.value(0)
     depth = call.dims(1, "depth")[0] if call.dtype(1).is_integer else int(call.scalar(1, "depth"))
     rank = indices.type.rank
-    axis = call.axis(call.int("axis", -1), rank + 1)
+    axis = call.axis(call.integer("axis", -1), rank + 1)
     wide = b.cast_to(indices, int64)
     wide = b.where(b.less(wide, 0), b.add(wide, b.dimension(size=depth)), wide)
     shape = (*indices.type.shape[:axis], depth, *indices.type.shape[axis:])
@@ -94,7 +94,7 @@ def import_compress(call: Call) -> Value:
     """Elements where a known condition holds."""
     condition = call.constant(1, "condition").reshape(-1)
     b, x = call.b, call.value(0)
-    axis = call.int("axis", None)
+    axis = call.integer("axis", None)
     if axis is None:
         x, axis = b.reshape_to(x, (x.type.size,)), 0
     axis = call.axis(axis, x.type.rank)
@@ -118,7 +118,10 @@ def import_data_dependent(call: Call) -> Any:
 def import_reverse_sequence(call: Call) -> Value:
     """Reverse the first elements, as many as each batch entry's length says."""
     b, x, lengths = call.b, call.value(0), call.value(1)
-    time, batch = call.axis(call.int("time_axis", 0), call.rank()), call.axis(call.int("batch_axis", 1), call.rank())
+    time, batch = (
+        call.axis(call.integer("time_axis", 0), call.rank()),
+        call.axis(call.integer("batch_axis", 1), call.rank()),
+    )
     shape = x.type.shape
     places = b.iota(shape=shape, axis=time, dtype=int64)
     limit = b.broadcast(b.cast_to(lengths, int64), shape=shape, dims=(batch,))
@@ -130,8 +133,8 @@ def import_reverse_sequence(call: Call) -> Value:
 def import_top_k(call: Call) -> list[Value]:
     """The k largest or smallest elements along an axis in order, and their positions; ties keep their order."""
     b, x = call.b, call.value(0)
-    axis = call.axis(call.int("axis", -1), call.rank())
-    k = call.int("k") if call.version < 10 else call.dims(1, "k")[0]
+    axis = call.axis(call.integer("axis", -1), call.rank())
+    k = call.integer("k") if call.version < 10 else call.dims(1, "k")[0]
     largest = call.flag("largest", True)
     extent = x.type.shape[axis]
     if isinstance(k, int) and isinstance(extent, int) and not 0 <= k <= extent:
@@ -172,7 +175,7 @@ def import_array_feature_extractor(call: Call) -> Value:
 def import_tensor_scatter(call: Call) -> Value:
     """Write an update at each batch entry's position along an axis, as caches of keys and values do."""
     b, past, update = call.b, call.value(0), call.value(1)
-    axis = call.axis(call.int("axis", -2), past.type.rank)
+    axis = call.axis(call.integer("axis", -2), past.type.rank)
     shape, extent = update.type.shape, past.type.shape[axis]
     places = b.iota(shape=shape, axis=axis, dtype=int64)
     if call.has(2):

@@ -120,7 +120,10 @@ def import_bit_shift(call: Call) -> Value:
     direction = call.string("direction")
     if direction not in ("LEFT", "RIGHT"):
         call.fail(f"direction is {direction!r}; it must be LEFT or RIGHT")
-    return elementwise(call, f"shift_{direction.lower()}", call.value(0), call.value(1))
+    x, amount = call.value(0), call.value(1)
+    if direction == "RIGHT" and x.type.dtype.kind == "int":  # shifting out everything leaves the sign
+        amount = call.b.minimum(amount, x.type.dtype.bits - 1)
+    return elementwise(call, f"shift_{direction.lower()}", x, amount)
 
 
 @onnx_op("IsInf")
@@ -144,7 +147,7 @@ def import_where(call: Call) -> Value:
 @onnx_op("Cast")
 def import_cast(call: Call) -> Value:
     """Convert the element type."""
-    return convert(call, call.value(0), dtype_of(call.int("to"), "attribute 'to'"))
+    return convert(call, call.value(0), dtype_of(call.integer("to"), "attribute 'to'"))
 
 
 @onnx_op("CastLike")
@@ -185,7 +188,7 @@ def import_clip(call: Call) -> Value:
     b, x = call.b, call.value(0)
     dtype = x.type.dtype
     if call.version < 11:
-        low, high = call.float("min", None), call.float("max", None)
+        low, high = call.real("min", None), call.real("max", None)
     else:
         low, high = _limit(call, 1), _limit(call, 2)
     plain = not isinstance(low, Value) and not isinstance(high, Value)
@@ -220,7 +223,7 @@ def import_relu(call: Call) -> Value:
 @onnx_op("LeakyRelu")
 def import_leaky_relu(call: Call) -> Value:
     """x, or alpha * x where negative."""
-    return call.b.leaky_relu(call.value(0), alpha=call.float("alpha", 0.01))
+    return call.b.leaky_relu(call.value(0), alpha=call.real("alpha", 0.01))
 
 
 @onnx_op("PRelu")
@@ -235,19 +238,19 @@ def import_prelu(call: Call) -> Value:
 @onnx_op("Elu")
 def import_elu(call: Call) -> Value:
     """x, or alpha * (exp(x) - 1) where negative."""
-    return call.b.elu(call.value(0), alpha=call.float("alpha", 1.0))
+    return call.b.elu(call.value(0), alpha=call.real("alpha", 1.0))
 
 
 @onnx_op("Celu")
 def import_celu(call: Call) -> Value:
     """x, or alpha * (exp(x / alpha) - 1) where negative."""
-    return call.b.celu(call.value(0), alpha=call.float("alpha", 1.0))
+    return call.b.celu(call.value(0), alpha=call.real("alpha", 1.0))
 
 
 @onnx_op("Selu")
 def import_selu(call: Call) -> Value:
     """gamma * x, or gamma * alpha * (exp(x) - 1) where negative."""
-    alpha, gamma = call.float("alpha", 1.67326319217681884765625), call.float("gamma", 1.05070102214813232421875)
+    alpha, gamma = call.real("alpha", 1.67326319217681884765625), call.real("gamma", 1.05070102214813232421875)
     b, x = call.b, call.value(0)
     if abs(alpha - 1.6732632) < 1e-6 and abs(gamma - 1.0507010) < 1e-6:
         return b.selu(x)
@@ -276,7 +279,7 @@ def import_softsign(call: Call) -> Value:
 def import_hard_sigmoid(call: Call) -> Value:
     """max(0, min(1, alpha * x + beta))."""
     b, x = call.b, call.value(0)
-    alpha, beta = call.float("alpha", 0.2), call.float("beta", 0.5)
+    alpha, beta = call.real("alpha", 0.2), call.real("beta", 0.5)
     return b.maximum(b.minimum(b.add(b.mul(x, alpha), beta), 1.0), 0.0)
 
 
@@ -295,14 +298,14 @@ def import_mish(call: Call) -> Value:
 @onnx_op("Swish")
 def import_swish(call: Call) -> Value:
     """x * sigmoid(alpha * x)."""
-    b, x, alpha = call.b, call.value(0), call.float("alpha", 1.0)
+    b, x, alpha = call.b, call.value(0), call.real("alpha", 1.0)
     return b.silu(x) if alpha == 1.0 else b.mul(x, b.sigmoid(b.mul(x, alpha)))
 
 
 @onnx_op("ThresholdedRelu")
 def import_thresholded_relu(call: Call) -> Value:
     """x where above alpha, else 0."""
-    return call.b.thresholded_relu(call.value(0), alpha=call.float("alpha", 1.0))
+    return call.b.thresholded_relu(call.value(0), alpha=call.real("alpha", 1.0))
 
 
 @onnx_op("Shrink")
@@ -310,7 +313,7 @@ def import_shrink(call: Call) -> Value:
     """x + bias below -lambd, x - bias above lambd, 0 between."""
     b, x = call.b, call.value(0)
     dtype = x.type.dtype
-    limit, bias = call.float("lambd", 0.5), call.float("bias", 0.0)
+    limit, bias = call.real("lambd", 0.5), call.real("bias", 0.0)
     wide = x if dtype.is_float else b.cast_to(x, float32)
     zero = b.zeros_like(wide)
     above = b.where(b.greater(wide, limit), b.sub(wide, bias), zero)
@@ -320,7 +323,7 @@ def import_shrink(call: Call) -> Value:
 @onnx_op("Hardmax", since=13)
 def import_hardmax(call: Call) -> Value:
     """1 at the first largest element along the axis, else 0."""
-    return hardmax(call, call.value(0), call.axis(call.int("axis", -1), call.rank()))
+    return hardmax(call, call.value(0), call.axis(call.integer("axis", -1), call.rank()))
 
 
 def hardmax(call: Call, x: Value, axis: int) -> Value:
@@ -335,7 +338,7 @@ def hardmax(call: Call, x: Value, axis: int) -> Value:
 def import_window(call: Call) -> Value:
     """Cosine windows of a known size."""
     b, size = call.b, int(call.dims(0, "size")[0])
-    dtype = dtype_of(call.int("output_datatype", 1), "attribute 'output_datatype'")
+    dtype = dtype_of(call.integer("output_datatype", 1), "attribute 'output_datatype'")
     wide = dtype if dtype.is_float else float32
     span = size if call.flag("periodic", True) else size - 1
     angle = b.mul(b.iota(shape=(size,), axis=0, dtype=wide), 2 * math.pi / max(span, 1))

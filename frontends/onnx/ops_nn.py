@@ -11,7 +11,7 @@ from dlc.frontends.onnx.windows import Window, kernel_shape, read_window
 from dlc.ir.builder import Builder
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Value
-from dlc.ir.types import DType, bool_, float32
+from dlc.ir.types import DType, float32
 
 
 def channel_vector(b: Builder, vector: Value, x: Value, axis: int = 1) -> Value:
@@ -49,7 +49,7 @@ def import_gemm(call: Call) -> Value:
     a = b.transpose_to(a, (1, 0)) if call.flag("transA") else a
     c = b.transpose_to(c, (1, 0)) if call.flag("transB") else c
     y = matmul(call, a, c)
-    alpha, beta = call.float("alpha", 1.0), call.float("beta", 1.0)
+    alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
     dtype = y.type.dtype
     if alpha != 1.0:
         y = b.mul(y, b.constant(alpha, dtype))
@@ -92,7 +92,7 @@ def convolve(call: Call, x: Value, w: Value) -> Value:
     spatial = _spatial(call, x)
     if w.type.rank != x.type.rank:
         call.fail(f"the kernel has rank {w.type.rank}, the input {x.type.rank}; they must be equal")
-    groups = call.int("group", 1)
+    groups = call.integer("group", 1)
     if groups < 1:
         call.fail(f"group is {groups}; it must be at least 1")
     call.unify(
@@ -125,7 +125,7 @@ def import_conv_transpose(call: Call) -> Value:
     """Transposed convolution; output_shape or auto_pad may set the padding."""
     b, x, w = call.b, call.value(0), call.value(1)
     spatial = _spatial(call, x)
-    count, groups = len(spatial), call.int("group", 1)
+    count, groups = len(spatial), call.integer("group", 1)
     if groups < 1 or w.type.rank != x.type.rank:
         call.fail(f"group is {groups} and the kernel has rank {w.type.rank} for an input of rank {x.type.rank}")
     call.unify(x.type.shape[1], w.type.shape[0], "input channels against kernel channels")
@@ -204,7 +204,7 @@ def import_average_pool(call: Call) -> Value:
 @onnx_op("LpPool")
 def import_lp_pool(call: Call) -> Value:
     """p-norm of every window."""
-    b, x, p = call.b, call.value(0), call.int("p", 2)
+    b, x, p = call.b, call.value(0), call.integer("p", 2)
     window = read_window(call, _spatial(call, x), kernel_shape(call, x.type.rank - 2))
     powers = b.pow(b.abs(x), b.constant(float(p), x.type.dtype))
     low, high = ((0, 0, *(pair[k] for pair in window.pads)) for k in range(2))
@@ -240,7 +240,7 @@ def import_global_max_pool(call: Call) -> Value:
 @onnx_op("GlobalLpPool")
 def import_global_lp_pool(call: Call) -> Value:
     """p-norm over all spatial dimensions."""
-    b, x, p = call.b, call.value(0), call.int("p", 2)
+    b, x, p = call.b, call.value(0), call.integer("p", 2)
     powers = b.pow(b.abs(x), b.constant(float(p), x.type.dtype))
     total = b.reduce_sum(powers, axes=tuple(range(2, x.type.rank)), keepdims=True)
     return b.pow(total, b.constant(1.0 / p, x.type.dtype))
@@ -265,7 +265,7 @@ def import_batch_norm(call: Call) -> Any:
     dtype = x.type.dtype
     wide = mean.type.dtype if mean.type.dtype.bits >= dtype.bits else dtype
     x, scale, bias, mean, variance = (b.cast_to(v, wide) for v in (x, scale, bias, mean, variance))
-    epsilon, momentum = call.float("epsilon", 1e-5), call.float("momentum", 0.9)
+    epsilon, momentum = call.real("epsilon", 1e-5), call.real("momentum", 0.9)
     training = call.flag("training_mode") if call.version >= 14 else any(call.wants(i) for i in range(1, 5))
     if training:
         return [b.cast_to(v, dtype) for v in _batch_statistics(call, x, scale, bias, mean, variance, epsilon, momentum)]
@@ -299,7 +299,7 @@ def import_instance_norm(call: Call) -> Value:
     channels = x.type.shape[1]
     if not isinstance(channels, int):
         call.fail(f"needs a fixed number of channels, not {channels}; give shapes=")
-    return call.b.group_norm(x, scale, bias, groups=channels, epsilon=call.float("epsilon", 1e-5))
+    return call.b.group_norm(x, scale, bias, groups=channels, epsilon=call.real("epsilon", 1e-5))
 
 
 @onnx_op("GroupNormalization", since=18)
@@ -307,29 +307,29 @@ def import_group_norm(call: Call) -> Value:
     """Normalise groups of channels; before opset 21 scale and bias have one element per group."""
     b = call.b
     x, scale, bias = (call.value(i) for i in range(3))
-    groups, channels = call.int("num_groups"), x.type.shape[1]
+    groups, channels = call.integer("num_groups"), x.type.shape[1]
     if call.version < 21 and groups > 0 and scale.type.shape == (groups,) and channels != groups:
         each = channels // groups
         scale, bias = (
             b.reshape_to(b.broadcast(v, shape=(groups, each), dims=(0,)), (groups * each,)) for v in (scale, bias)
         )
-    return b.group_norm(x, scale, bias, groups=groups, epsilon=call.float("epsilon", 1e-5))
+    return b.group_norm(x, scale, bias, groups=groups, epsilon=call.real("epsilon", 1e-5))
 
 
 @onnx_op("LayerNormalization")
 def import_layer_norm(call: Call) -> Any:
     """Normalise the dimensions from ``axis`` on; optionally give mean and inverse deviation too."""
     b, x = call.b, call.value(0)
-    first = call.axis(call.int("axis", -1), x.type.rank)
+    first = call.axis(call.integer("axis", -1), x.type.rank)
     axes = tuple(range(first, x.type.rank))
     shape = x.type.shape[first:]
-    dtype, epsilon = x.type.dtype, call.float("epsilon", 1e-5)
+    dtype, epsilon = x.type.dtype, call.real("epsilon", 1e-5)
     scale = _normalized_operand(call, 1, shape, dtype)
     bias = _normalized_operand(call, 2, shape, dtype) if call.has(2) else b.full(shape, 0, dtype)
     y = b.layer_norm(x, scale, bias, axes=axes, epsilon=epsilon)
     if not call.wants(1) and not call.wants(2):
         return y
-    stash = float32 if call.int("stash_type", 1) == 1 else dtype
+    stash = float32 if call.integer("stash_type", 1) == 1 else dtype
     wide = b.cast_to(x, stash)
     mean = divide_by_size(b, b.reduce_sum(wide, axes=axes, keepdims=True), wide, axes)
     centred = b.sub(wide, mean)
@@ -347,12 +347,12 @@ def _normalized_operand(call: Call, index: int, shape: tuple[Dim, ...], dtype: D
 def import_rms_norm(call: Call) -> Value:
     """Scale the dimensions from ``axis`` on to unit root mean square."""
     b, x = call.b, call.value(0)
-    first = call.axis(call.int("axis", -1), x.type.rank)
+    first = call.axis(call.integer("axis", -1), x.type.rank)
     shape, dtype = x.type.shape[first:], x.type.dtype
-    wide = float32 if call.int("stash_type", 1) == 1 and dtype.bits < 32 else dtype
+    wide = float32 if call.integer("stash_type", 1) == 1 and dtype.bits < 32 else dtype
     scale = _normalized_operand(call, 1, shape, wide)
     axes = tuple(range(first, x.type.rank))
-    y = b.rms_norm(b.cast_to(x, wide), scale, axes=axes, epsilon=call.float("epsilon", 1e-5))
+    y = b.rms_norm(b.cast_to(x, wide), scale, axes=axes, epsilon=call.real("epsilon", 1e-5))
     return b.cast_to(y, call.dtype(1))
 
 
@@ -361,25 +361,11 @@ def import_local_response_norm(call: Call) -> Value:
     """Divide by the energy of neighbouring channels."""
     return call.b.local_response_norm(
         call.value(0),
-        size=call.int("size"),
-        alpha=call.float("alpha", 1e-4),
-        beta=call.float("beta", 0.75),
-        bias=call.float("bias", 1.0),
+        size=call.integer("size"),
+        alpha=call.real("alpha", 1e-4),
+        beta=call.real("beta", 0.75),
+        bias=call.real("bias", 1.0),
     )
-
-
-# -- dropout ----------------------------------------------------------------------------
-
-
-@onnx_op("Dropout", since=7)
-def import_dropout(call: Call) -> list[Value]:
-    """The value itself: dropout is off in inference. The mask, where wanted, is all true."""
-    x = call.value(0)
-    if call.version >= 12 and call.has(2) and bool(call.scalar(2, "training_mode")):
-        ratio = float(call.scalar(1, "ratio")) if call.has(1) else 0.5
-        if ratio != 0.0:
-            call.fail(f"is in training mode with ratio {ratio}; export the model in inference mode")
-    return [x, call.b.full(x.type.shape, True, bool_)] if call.wants(1) else [x]
 
 
 # -- losses -----------------------------------------------------------------------------
@@ -392,7 +378,7 @@ def _nll(call: Call, log_probabilities: Value) -> Value:
     call.unify_shapes(
         (log_probabilities.type.shape[0], *log_probabilities.type.shape[2:]), shape, "labels against input"
     )
-    ignored = call.int("ignore_index", None)
+    ignored = call.integer("ignore_index", None)
     weight = b.full(shape, 1, dtype)
     if ignored is not None:
         hidden = b.equal(labels, b.constant(ignored, labels.type.dtype))

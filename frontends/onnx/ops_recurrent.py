@@ -94,7 +94,7 @@ def _rows(call: Call, value: Value, order: Sequence[int], hidden: int) -> Value:
 def import_recurrent(call: Call) -> list[Value]:
     """A recurrent layer in one or both directions."""
     b, kind = call.b, call.op_type
-    x, hidden = call.value(0), call.int("hidden_size", None)
+    x, hidden = call.value(0), call.integer("hidden_size", None)
     batch_first = call.flag("layout")
     direction = call.string("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
@@ -103,6 +103,8 @@ def import_recurrent(call: Call) -> list[Value]:
     if x.type.rank != 3 or call.rank(1) != 3 or call.rank(2) != 3:
         call.fail("X, W and R must have rank 3")
     hidden = call.shape(2)[2] if hidden is None else hidden
+    if not isinstance(hidden, int):
+        call.fail(f"hidden size {hidden} is symbolic; give shapes=")
     _check_weights(call, x.type.shape[2], hidden, count)
     if batch_first:
         x = b.transpose_to(x, (1, 0, 2))
@@ -127,7 +129,7 @@ def _insert(value: Value, axis: int) -> tuple[Dim, ...]:
 
 def _check_weights(call: Call, inputs: Dim, hidden: Any, count: int) -> None:
     rows = _GATES[call.op_type] * hidden
-    wanted = {1: (count, rows, inputs), 2: (count, rows, hidden)}
+    wanted: dict[int, tuple[Dim, ...]] = {1: (count, rows, inputs), 2: (count, rows, hidden)}
     if call.has(3):
         wanted[3] = (count, 2 * rows)
     for index, shape in wanted.items():
@@ -243,7 +245,7 @@ def _as_scan(call: Call, x: Value, layer: Layer, hidden: int, lengths: Value | N
 
 
 def _clipped(call: Call, b: Builder, x: Value) -> Value:
-    clip = call.float("clip", 0.0)
+    clip = call.real("clip", 0.0)
     return b.maximum(b.minimum(x, clip), -clip) if clip > 0 else x
 
 

@@ -108,7 +108,7 @@ def _without_axes(call: Call, x: Value) -> Value:
 def import_arg_extreme(call: Call) -> Value:
     """Position of the first, or last, extreme element along an axis."""
     b, x = call.b, call.value(0)
-    axis = call.axis(call.int("axis", 0), call.rank())
+    axis = call.axis(call.integer("axis", 0), call.rank())
     keepdims = call.flag("keepdims", True)
     name = call.op_type.lower()
     if not call.flag("select_last_index"):
@@ -128,7 +128,7 @@ def import_cumsum(call: Call) -> Value:
 def _flattened(call: Call, emit: Callable[[Value], Value]) -> Value:
     """Before opset 13 softmax-like ops work on the matrix that ``axis`` (default 1) cuts the tensor into."""
     b, x = call.b, call.value(0)
-    axis = call.axis(call.int("axis", 1), x.type.rank) if call.int("axis", 1) != x.type.rank else x.type.rank
+    axis = call.axis(call.integer("axis", 1), x.type.rank) if call.integer("axis", 1) != x.type.rank else x.type.rank
     shape = x.type.shape
     flat = b.reshape_to(x, (prod(shape[:axis], start=1), prod(shape[axis:], start=1)))
     return b.reshape_to(emit(flat), shape)
@@ -149,20 +149,20 @@ def import_log_softmax_flat(call: Call) -> Value:
 @onnx_op("Softmax", since=13)
 def import_softmax(call: Call) -> Value:
     """Softmax along one axis."""
-    return call.b.softmax(call.value(0), axis=call.axis(call.int("axis", -1), call.rank()))
+    return call.b.softmax(call.value(0), axis=call.axis(call.integer("axis", -1), call.rank()))
 
 
 @onnx_op("LogSoftmax", since=13)
 def import_log_softmax(call: Call) -> Value:
     """Logarithm of the softmax along one axis."""
-    return call.b.log_softmax(call.value(0), axis=call.axis(call.int("axis", -1), call.rank()))
+    return call.b.log_softmax(call.value(0), axis=call.axis(call.integer("axis", -1), call.rank()))
 
 
 @onnx_op("LpNormalization")
 def import_lp_normalization(call: Call) -> Value:
     """Divide by the p-norm along an axis; a zero norm gives zeros."""
     b, x = call.b, call.value(0)
-    axis, p = call.axis(call.int("axis", -1), call.rank()), call.int("p", 2)
+    axis, p = call.axis(call.integer("axis", -1), call.rank()), call.integer("p", 2)
     if p not in (1, 2):
         call.fail(f"p is {p}; it must be 1 or 2")
     if p == 1:

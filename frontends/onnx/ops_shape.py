@@ -14,6 +14,7 @@ from dlc.frontends.onnx.folding import LARGEST_RANGE
 from dlc.frontends.onnx.registry import onnx_op
 from dlc.frontends.onnx.slicing import resolve_slice
 from dlc.frontends.onnx.tensors import densify, dtype_of, to_array
+from dlc.frontends.onnx.untie import is_uniform
 from dlc.frontends.onnx.values import Tensor, dims_tensor, known_tensor
 from dlc.ir.builder import broadcast_shapes
 from dlc.ir.dims import Dim, SymbolicDim, exact_quotient, size_of
@@ -23,8 +24,12 @@ from dlc.ir.types import float32, int64, string
 
 @onnx_op("Identity")
 def import_identity(call: Call) -> Any:
-    """The value itself."""
-    return call.inputs[0]
+    """The value itself; a merged initializer under the name of one of those that exporters merged."""
+    found = call.inputs[0]
+    if isinstance(found, Tensor) and found.initializer and found.known is None and is_uniform(found.array):
+        name = call.node.output[0] if call.node.output else found.name
+        return Tensor(found.dtype, found.shape, array=found.array, name=name, initializer=True)
+    return found
 
 
 @onnx_op("Shape")
@@ -59,7 +64,7 @@ def import_constant(call: Call) -> Tensor:
         case "value_floats":
             return known_tensor(np.array(call.attributes["value_floats"].floats, np.float32), name=name)
         case "value_int":
-            return known_tensor(np.int64(call.int("value_int")), name=name)
+            return known_tensor(np.int64(call.integer("value_int")), name=name)
         case "value_ints":
             return known_tensor(np.array(call.int_list("value_ints"), np.int64), name=name)
         case "sparse_value":
@@ -92,11 +97,14 @@ def import_constant_of_shape(call: Call) -> Value:
 def import_range(call: Call) -> Value:
     """start, start + delta, ... before limit; the number of elements must be known."""
     b, dtype = call.b, call.dtype()
+    start: Any
+    limit: Any
+    delta: Any
     if dtype.is_float:
         start, limit, delta = (float(call.scalar(i, n)) for i, n in enumerate(("start", "limit", "delta")))
         count: Dim = max(0, int(np.ceil((limit - start) / delta))) if delta else -1
     else:
-        start, limit, delta = (call.dims(i, n)[0] for i, n in enumerate(("start", "limit", "delta")))  # type: ignore
+        start, limit, delta = (call.dims(i, n)[0] for i, n in enumerate(("start", "limit", "delta")))
         if not isinstance(delta, int):
             call.fail(f"delta {delta} is symbolic; give shapes=")
         span = limit - start if delta > 0 else start - limit
@@ -118,13 +126,13 @@ def import_range(call: Call) -> Value:
 @onnx_op("EyeLike")
 def import_eye_like(call: Call) -> Value:
     """Ones on a diagonal."""
-    dtype = dtype_of(call.int("dtype"), "attribute 'dtype'") if "dtype" in call.attributes else call.dtype()
+    dtype = dtype_of(call.integer("dtype"), "attribute 'dtype'") if "dtype" in call.attributes else call.dtype()
     shape = call.shape()
     if len(shape) != 2:
         call.fail(f"takes a matrix, not rank {len(shape)}")
     b = call.b
     rows, columns = (b.iota(shape=shape, axis=k, dtype=int64) for k in range(2))
-    return b.cast_to(b.equal(b.add(rows, call.int("k", 0)), columns), dtype)
+    return b.cast_to(b.equal(b.add(rows, call.integer("k", 0)), columns), dtype)
 
 
 # -- shapes -----------------------------------------------------------------------------
@@ -177,7 +185,7 @@ def _symbolic_rest(call: Call, shape: Sequence[Dim], result: Sequence[Dim], tota
 @onnx_op("Flatten")
 def import_flatten(call: Call) -> Value:
     """A matrix: dimensions before and from ``axis`` on, joined."""
-    shape, axis = call.shape(), call.int("axis", 1)
+    shape, axis = call.shape(), call.integer("axis", 1)
     if not -len(shape) <= axis <= len(shape):
         call.fail(f"axis {axis} is out of range for rank {len(shape)}")
     axis = axis + len(shape) if axis < 0 else axis
@@ -249,7 +257,7 @@ def import_tile(call: Call) -> Value:
 @onnx_op("Concat")
 def import_concat(call: Call) -> Value:
     """Tensors one after the other along an axis."""
-    axis = call.axis(call.int("axis", 1) if call.version < 4 else call.int("axis"), call.rank())
+    axis = call.axis(call.integer("axis", 1) if call.version < 4 else call.integer("axis"), call.rank())
     values = call.values()
     for other in values[1:]:
         if other.type.rank != values[0].type.rank:
@@ -273,14 +281,14 @@ def cut(call: Call, x: Value, axis: int, start: Dim, limit: Dim) -> Value:
 @onnx_op("Split")
 def import_split(call: Call) -> list[Value]:
     """Parts along an axis: of given sizes, or as equal as possible."""
-    x, axis = call.value(0), call.axis(call.int("axis", 0), call.rank())
+    x, axis = call.value(0), call.axis(call.integer("axis", 0), call.rank())
     extent = x.type.shape[axis]
     if call.has(1):
         sizes = call.dims(1, "split")
     else:
         sizes = call.int_list("split", None)
     if sizes is None:
-        count = call.int("num_outputs", call.output_count)
+        count = call.integer("num_outputs", call.output_count)
         if count < 1 or count != call.output_count:
             call.fail(f"num_outputs is {count}, but the node has {call.output_count} outputs")
         each = exact_quotient(extent, count)
@@ -292,7 +300,8 @@ def import_split(call: Call) -> list[Value]:
     if len(sizes) != call.output_count:
         call.fail(f"gives {len(sizes)} sizes for {call.output_count} outputs")
     call.unify(sum(sizes[1:], start=sizes[0]), extent, f"split sizes {list(sizes)} must add up to the extent")
-    parts, start = [], 0
+    parts: list[Value] = []
+    start: Dim = 0
     for size in sizes:
         if isinstance(size, int) and size < 0:
             call.fail(f"split sizes {list(sizes)} must not be negative")
@@ -348,7 +357,7 @@ def import_pad(call: Call) -> Value:
     b, x = call.b, call.value(0)
     if mode == "constant":
         if call.version < 11:
-            value = b.constant(call.float("value", 0.0), x.type.dtype)
+            value = b.constant(call.real("value", 0.0), x.type.dtype)
         else:
             value = b.reshape_to(call.value(2), ()) if call.has(2) else b.constant(0, x.type.dtype)
         return b.pad(x, value, low=tuple(low), high=tuple(high))
@@ -405,11 +414,11 @@ def import_center_crop_pad(call: Call) -> Value:
 @onnx_op("DepthToSpace")
 def import_depth_to_space(call: Call) -> Value:
     """Move blocks of channels into space."""
-    b, x, block = call.b, call.value(0), call.int("blocksize")
+    b, x, block = call.b, call.value(0), call.integer("blocksize")
     n, c, h, w = _four(call, x)
-    if block < 1 or exact_quotient(c, block * block) is None:
+    depth = exact_quotient(c, block * block) if block > 0 else None
+    if depth is None:
         call.fail(f"{c} channels do not divide by blocksize {block} squared")
-    depth = exact_quotient(c, block * block)
     if call.string("mode", "DCR") == "DCR":
         split = b.reshape_to(x, (n, block, block, depth, h, w))
         moved = b.transpose_to(split, (0, 3, 4, 1, 5, 2))
@@ -422,7 +431,7 @@ def import_depth_to_space(call: Call) -> Value:
 @onnx_op("SpaceToDepth")
 def import_space_to_depth(call: Call) -> Value:
     """Move blocks of space into channels."""
-    b, x, block = call.b, call.value(0), call.int("blocksize")
+    b, x, block = call.b, call.value(0), call.integer("blocksize")
     n, c, h, w = _four(call, x)
     rows, columns = (exact_quotient(d, block) if block > 0 else None for d in (h, w))
     if rows is None or columns is None:

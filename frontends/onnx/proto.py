@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -16,19 +18,21 @@ from google.protobuf.message import DecodeError
 from dlc.errors import InvalidModelError
 from dlc.frontends.onnx.external_data import ExternalFolder
 from dlc.frontends.onnx.text_fields import check_text
+from dlc.frontends.onnx.wire import FileBytes, HeldBytes, SplitModel, UnusualLayout, split_weights
 
 LARGEST_PROTOBUF = (1 << 31) - 1
 
-Source = str | os.PathLike | bytes | bytearray | memoryview | onnx.ModelProto
+Source: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | onnx.ModelProto
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A parsed model, a name for messages, and the folder its external data may be in."""
+    """A parsed model, a name for messages, the folder of its external data, and weights viewed where they were read."""
 
     model: onnx.ModelProto
     label: str
     folder: ExternalFolder
+    weights: Mapping[int, memoryview] = field(default_factory=dict)  # raw data taken out of graph.initializer
 
 
 def open_model(source: Source, external_data_root: str | os.PathLike | None = None) -> ModelSource:
@@ -38,41 +42,47 @@ def open_model(source: Source, external_data_root: str | os.PathLike | None = No
         check_text(source)
         return ModelSource(source, "model", ExternalFolder(None, root))
     if isinstance(source, bytes | bytearray | memoryview):
-        return ModelSource(_parse(bytes(source), "the given bytes"), "model", ExternalFolder(None, root))
+        split = split_weights(HeldBytes(bytes(source)))
+        model = _parse(split, len(source), "the given bytes")
+        return ModelSource(model, "model", ExternalFolder(None, root), split.weights)
     if not isinstance(source, str | os.PathLike):
         raise InvalidModelError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
     path = Path(source)
-    model = _parse(_read(path), f"{str(path)!r}")
-    return ModelSource(model, path.name, ExternalFolder(path.resolve().parent, root))
+    model, weights = _open_file(path)
+    return ModelSource(model, path.name, ExternalFolder(path.resolve().parent, root), weights)
 
 
-def _read(path: Path) -> bytes:
+def _open_file(path: Path) -> tuple[onnx.ModelProto, Mapping[int, memoryview]]:
+    shown = str(path)[:300]
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidModelError(f"{str(path)!r} is not a file; give the path of an .onnx file")
+            raise InvalidModelError(f"{shown!r} is not a file; give the path of an .onnx file")
         if status.st_size > LARGEST_PROTOBUF:
             raise InvalidModelError(
-                f"{str(path)!r} is {status.st_size} bytes; a protobuf holds at most {LARGEST_PROTOBUF}: "
+                f"{shown!r} is {status.st_size} bytes; a protobuf holds at most {LARGEST_PROTOBUF}: "
                 "save the model with external data"
             )
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise InvalidModelError(f"{str(path)[:300]!r} cannot be read: {error}") from error
+        with open(path, "rb") as file:
+            data = FileBytes(file.fileno())
+            split = split_weights(data)
+    except (OSError, ValueError, UnusualLayout) as error:
+        raise InvalidModelError(f"{shown!r} cannot be read: {error or 'it changed while it was read'}") from error
+    return _parse(split, data.size, repr(shown)), split.weights
 
 
-def _parse(data: bytes, what: str) -> onnx.ModelProto:
-    if not data:
+def _parse(split: SplitModel, size: int, what: str) -> onnx.ModelProto:
+    if not size:
         raise InvalidModelError(f"{what} is empty (0 bytes); it should hold an ONNX model")
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(data)
+        model.ParseFromString(split.model)
         complete = model.HasField("graph") and (len(model.graph.node) + len(model.graph.output)) > 0
     except (DecodeError, RecursionError, ValueError, UnicodeDecodeError) as error:
         raise InvalidModelError(
-            f"{what} ({len(data)} bytes) is not an ONNX model, or is cut off or damaged: {str(error)[:200]}"
+            f"{what} ({size} bytes) is not an ONNX model, or is cut off or damaged: {str(error)[:200]}"
         ) from error
     if not complete:
-        raise InvalidModelError(f"{what} ({len(data)} bytes) holds no graph: it is not an ONNX model")
+        raise InvalidModelError(f"{what} ({size} bytes) holds no graph: it is not an ONNX model")
     check_text(model)
     return model

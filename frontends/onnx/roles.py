@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dlc.frontends.onnx.untie import STATISTICS, untie
 from dlc.frontends.onnx.values import LARGEST_LITERAL
 from dlc.ir.attributes import Attributes, Literal
 from dlc.ir.graph import Graph, InputSpec, Node, Role, Signature, Value
@@ -33,7 +34,6 @@ _WEIGHT_OPERANDS: Mapping[str, tuple[int, ...]] = {
 """Operands that hold weights, biases or scales, by op."""
 
 _PASSING = {"reshape", "transpose", "broadcast", "cast", "slice", "concat", "reverse"}
-_STATISTICS = (3, 4)
 
 
 def assign_roles(graph: Graph, initializers: Collection[Value]) -> Graph:
@@ -43,6 +43,7 @@ def assign_roles(graph: Graph, initializers: Collection[Value]) -> Graph:
     weight, bias or scale become trainable parameters; running statistics of batch norm become state that training
     replaces.
     """
+    graph, initializers = untie(graph, initializers)
     specs = dict(zip(graph.inputs, graph.signature.inputs, strict=True))
     candidates = {v for v in initializers if v.type.dtype.is_float and v.type.rank > 0}
     statistics = _statistics(graph, candidates)
@@ -76,7 +77,7 @@ def _statistics(graph: Graph, candidates: set[Value]) -> dict[Value, Value]:
     found: dict[Value, Value] = {}
     for node in graph.nodes:
         if node.op.name == "batch_norm":
-            for index in _STATISTICS:
+            for index in STATISTICS:
                 value = node.inputs[index]
                 if value in candidates and value not in found:
                     found[value] = node.outputs[index - 2]

@@ -7,7 +7,7 @@ the number of nodes.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -113,7 +113,7 @@ class _Union:
     def __contains__(self, name: object) -> bool:
         return any(name in part for part in self._parts)
 
-    def __iter__(self) -> Iterable[str]:
+    def __iter__(self) -> Iterator[str]:
         for part in self._parts:
             yield from part
 

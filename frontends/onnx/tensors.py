@@ -70,8 +70,8 @@ def dtype_of(code: int, what: str) -> DType:
     raise InvalidModelError(f"{what} has element type code {code}, which ONNX does not define")
 
 
-def to_array(tensor: TensorProto, folder: ExternalFolder, what: str = "") -> np.ndarray:
-    """Return a tensor's array (read-only where it views the file).
+def to_array(tensor: TensorProto, folder: ExternalFolder, what: str = "", raw: memoryview | None = None) -> np.ndarray:
+    """Return a tensor's array (read-only where it views the file); ``raw`` is its raw data if that is kept apart.
 
     Raises InvalidModelError for bad dims or too little or too much data, ExternalDataError for external data
     that may not or cannot be read.
@@ -90,10 +90,10 @@ def to_array(tensor: TensorProto, folder: ExternalFolder, what: str = "") -> np.
     if dtype is types.string:
         _expect(len(tensor.string_data), count, "strings", what)
         return np.array([s.decode("utf-8", "replace") for s in tensor.string_data], object).reshape(shape)
-    if tensor.HasField("raw_data"):
-        raw = tensor.raw_data
-        _expect(len(raw), nbytes, "bytes", what)
-        return _from_bytes(raw, dtype, shape)
+    if raw is not None or tensor.HasField("raw_data"):
+        stored = raw if raw is not None else tensor.raw_data
+        _expect(len(stored), nbytes, "bytes", what)
+        return _from_bytes(stored, dtype, shape)
     return _from_fields(tensor, dtype, shape, count, what)
 
 

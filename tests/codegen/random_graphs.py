@@ -20,10 +20,11 @@ REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min")
 class GraphMaker:
     """Grows one graph from a seeded generator."""
 
-    def __init__(self, seed: int, most_elements: int = 4000) -> None:
+    def __init__(self, seed: int, most_elements: int = 4000, more: tuple[str, ...] = ()) -> None:
         self.random = random.Random(seed)
         self.builder = Builder(f"seed{seed}")
         self.most = most_elements
+        self.more = more
         self.values: list[Value] = []
         self.feeds: dict[str, np.ndarray] = {}
         self.numbers = np.random.default_rng(seed)
@@ -57,9 +58,10 @@ class GraphMaker:
         b, r = self.builder, self.random
         x = self.pick()
         shape, rank = x.type.shape, x.type.rank
-        match r.choice(
-            ("unary", "binary", "binary", "binary", "reduce", "reduce", "move", "move", "where", "other", "row")
-        ):
+        kinds = ("unary", "binary", "binary", "binary", "reduce", "reduce", "move", "move", "where", "other", "row")
+        match r.choice((*kinds, *self.more)):
+            case "contract" if rank:
+                self.contract(x, shape)
             case "unary":
                 self.add(self.unary(x))
             case "binary":
@@ -76,6 +78,18 @@ class GraphMaker:
                 self.move(x, shape, rank)
             case "other" if rank:
                 self.other(x, shape, rank)
+
+    def contract(self, x: Value, shape: tuple) -> None:
+        """A product with a new matrix over the last axis, with or without something right behind it."""
+        b, depth, width = self.builder, int(shape[-1]), self.random.choice((1, 4, 8, 20))
+        rows = int(x.type.size) // depth  # type: ignore[call-overload]
+        weights = b.mul(self.input((depth, width)), float(depth) ** -0.5)
+        y = b.contract(b.reshape_to(x, (rows, depth)), weights, spec="m k, k n -> m n")
+        if self.random.random() < 0.6:
+            y = b.add(y, self.input((width,)))
+        if self.random.random() < 0.4:
+            y = b.mul(y, b.sigmoid(y))
+        self.add(y if self.random.random() < 0.5 else b.reshape_to(y, (*shape[:-1], width)))
 
     def unary(self, x: Value) -> Value:
         name = self.random.choice(UNARY)

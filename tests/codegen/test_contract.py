@@ -11,7 +11,7 @@ from dlc.codegen.llvm_target import host_target
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec
 from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.expr import Read, Var, apply, cast, const
-from dlc.ir.ops.contract import contract_evaluate
+from dlc.ir.ops.contract import contract_evaluate, dim_expression
 from dlc.ir.types import as_dtype, float32, float64, tensor_type
 from dlc.ir.verify_kernel import verify
 
@@ -96,7 +96,7 @@ def _check(result, spec_text, arrays, sizes, scale=None):
 def test_contraction_matches_reference(name, level):
     spec, lhs, rhs, sizes = SPECS[name]
     rng = np.random.default_rng(5)
-    for constants, threads in (((), 2), ((0, 1), 1)):
+    for constants, threads in (((), 4), ((0, 1), 1), ((1,), 2)):
         arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
         lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], threads, constants=constants)
         out = aligned(shape, np.float32, np.nan)
@@ -183,7 +183,30 @@ def test_epilogue_of_bias_residual_and_relu(name, level):
     lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], 2, epilogue)
     assert len(lowered.calls) <= 2 and len(lowered.temporaries) <= 1
     out = Native(lowered, TARGETS[level], 2)([*arrays, bias, residual], aligned(shape, np.float32, np.nan))
-    np.testing.assert_allclose(out, np.maximum(product + bias + residual, 0), rtol=1e-4, atol=1e-4)
+    expected = np.maximum(product + bias + residual, 0)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+    assert lowered.in_place == ((0, 3),)
+    in_place = Native(lowered, TARGETS[level], 2)([*arrays, bias, residual], residual)
+    assert np.array_equal(in_place, out)
+
+
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("name", ["matmul", "conv narrow image", "one row", "conv groups", "depthwise"])
+def test_long_epilogue(name, level):
+    spec, lhs, rhs, sizes = SPECS[name]
+    rng = np.random.default_rng(13)
+    arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
+    product = _evaluate(spec, [a.astype(np.float64) for a in arrays], sizes)
+    residual = aligned(product.shape, np.float32, rng.standard_normal(product.shape))
+    extents = infer_extents(parse_spec(spec), lhs, rhs, sizes)
+    place = tuple(dim_expression(d, extents) for d in parse_spec(spec).output)
+    x = apply("add", Var("acc", float32), Read(0, place, float32))
+    body = apply("mul", apply("sigmoid", x), apply("tanh", x))
+    epilogue = Epilogue(body, float32, (tensor_type(float32, product.shape),))
+    lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], 2, epilogue, (1,))
+    out = Native(lowered, TARGETS[level], 2)([*arrays, residual], aligned(shape, np.float32, np.nan))
+    x = product + residual
+    np.testing.assert_allclose(out, np.tanh(x) / (1 + np.exp(-x)), rtol=1e-4, atol=1e-5)
 
 
 def test_epilogue_that_uses_positions_runs_apart():
@@ -200,6 +223,14 @@ def test_epilogue_that_uses_positions_runs_apart():
     product = arrays[0] @ arrays[1]
     mask = np.arange(70)[None, :] <= np.arange(37)[:, None]
     np.testing.assert_allclose(out, np.where(mask, product, -1) + extra[::-1], rtol=1e-4, atol=1e-4)
+
+
+def test_partial_sums_in_the_output_forbid_overwriting():
+    arrays = [aligned((70, 9000), np.float32), aligned((9000, 40), np.float32)]
+    body = apply("add", Var("acc", float32), Read(0, (Var("m"), Var("n")), float32))
+    epilogue = Epilogue(body, float32, (tensor_type(float32, (70, 40)),))
+    lowered, _ = _lower("m k, k n -> m n", arrays, {}, TARGETS["avx512"], 1, epilogue)
+    assert lowered.in_place == ()
 
 
 def test_packing_reads_one_operand_only():

@@ -209,11 +209,21 @@ def test_windows_over_contiguous_axes() -> None:
 # -- movement -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(48, 64), (33, 17), (5, 3), (2, 32, 48), (3, 2, 16, 16)])
-def test_transposes(shape: tuple[int, ...], small_tasks: None) -> None:
+@pytest.mark.parametrize("shape", [(48, 64), (33, 17), (5, 3), (2, 32, 48), (3, 2, 16, 16), (20, 18, 3, 3)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.float16])
+def test_transposes(shape: tuple[int, ...], dtype: object, small_tasks: None) -> None:
     rank = len(shape)
     for permutation in {tuple(reversed(range(rank))), (*range(1, rank), 0), (rank - 1, *range(rank - 1))}:
-        check(lambda b, x, p=permutation: b.transpose(x, permutation=p), numbers(*shape), emulated=False)
+        x = numbers(*shape, dtype=dtype)
+        check(lambda b, x, p=permutation: b.transpose(x, permutation=p), x, emulated=x.size < 600)
+
+
+def test_transposed_sums_keep_their_other_operands() -> None:
+    def function(b: Builder, x: Value, row: Value) -> tuple[Value, Value]:
+        turned = b.transpose(b.mul(x, 2.0), permutation=(2, 0, 1))
+        return turned, b.add(turned, row)
+
+    check(function, numbers(18, 20, 33), numbers(20))
 
 
 def test_padding_tests_nothing_per_element() -> None:
@@ -240,6 +250,12 @@ def test_concatenation_of_channels_and_of_rows(small_tasks: None) -> None:
     check(lambda b, x, y, z: b.concat(x, y, z, axis=2), x, y, z)
     (lowered,) = check(lambda b, x, y: b.concat(x, y, axis=0), numbers(40, 9), numbers(30, 9), threads=3)
     assert any(isinstance(s, If) for s in statements(lowered.calls[0].kernel.body))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_concatenation_of_many(axis: int, small_tasks: None) -> None:
+    arrays = [numbers(3, 5) for _ in range(300)]
+    check(lambda b, *xs: b.concat(*xs, axis=axis), *arrays, emulated=False)
 
 
 def test_heads_of_attention() -> None:

@@ -21,9 +21,9 @@ def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "TASK_WORK", 200)
 
 
-def check_seed(seed: int, most_elements: int, emulated: bool) -> None:
+def check_seed(seed: int, most_elements: int, emulated: bool, more: tuple[str, ...] = ()) -> None:
     print(f"seed {seed}")
-    maker = GraphMaker(seed, most_elements)
+    maker = GraphMaker(seed, most_elements, more)
     graph = cleanup(maker.graph(maker.random.randint(3, 14)))
     fused = fuse(graph)
     wanted = interpret(graph, maker.feeds)
@@ -49,3 +49,8 @@ def test_random_graph_in_many_tasks(seed: int, small_tasks: None) -> None:
 @pytest.mark.parametrize("seed", range(2000, 2010))
 def test_random_graph_in_the_emulator(seed: int) -> None:
     check_seed(seed, 300, emulated=True)
+
+
+@pytest.mark.parametrize("seed", range(3000, 3016))
+def test_random_graph_with_contractions(seed: int) -> None:
+    check_seed(seed, 4000, emulated=False, more=("contract",) * 4)

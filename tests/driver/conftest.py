@@ -30,9 +30,13 @@ def perceptron(rng):
         b = Builder("perceptron")
         extent = symbol(batch) if isinstance(batch, str) else batch
         x = b.input("x", tensor_type("float32", (extent, 12)))
-        w = b.input("w", tensor_type("float32", (12, width)), Role.PARAMETER, rng.normal(size=(12, width)).astype("f"), True)
+        w = b.input(
+            "w", tensor_type("float32", (12, width)), Role.PARAMETER, rng.normal(size=(12, width)).astype("f"), True
+        )
         c = b.input("c", tensor_type("float32", (width,)), Role.PARAMETER, rng.normal(size=width).astype("f"), True)
-        v = b.input("v", tensor_type("float32", (width, 5)), Role.PARAMETER, rng.normal(size=(width, 5)).astype("f"), True)
+        v = b.input(
+            "v", tensor_type("float32", (width, 5)), Role.PARAMETER, rng.normal(size=(width, 5)).astype("f"), True
+        )
         h = b.relu(b.add(b.matmul(x, w), c))
         y = b.matmul(h, v)
         b.output("y", y)

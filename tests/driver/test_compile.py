@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dlc import config
-from dlc.driver.compile import compile_graph, predict_memory
+from dlc.driver.build import predict_memory
+from dlc.driver.compile import compile_graph
 from dlc.errors import CompileError, InputError
 from dlc.ir.builder import Builder
 from dlc.ir.dims import symbol
@@ -106,7 +107,9 @@ def test_second_compilation_is_a_cache_hit_with_the_same_bits(perceptron, rng):
     cold, warm = compile_graph(graph), compile_graph(graph)
     assert (cold.report.cache, warm.report.cache) == ("miss", "hit")
     assert "code" not in warm.report.phases
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(cold.run(feeds).values(), warm.run(feeds).values(), strict=True))
+    assert all(
+        a.tobytes() == b.tobytes() for a, b in zip(cold.run(feeds).values(), warm.run(feeds).values(), strict=True)
+    )
 
 
 def test_a_small_constant_of_another_value_is_another_entry(own_cache):
@@ -206,3 +209,14 @@ def test_control_flow_without_a_compiled_form_is_refused_by_name():
     b.output("y", b.if_(condition, x, then_graph=region, else_graph=region))
     with pytest.raises(CompileError, match="if_"):
         compile_graph(b.finish())
+
+
+def test_equal_bytes_of_two_shapes_are_two_constants():
+    b = Builder("zeros")
+    x = b.input("x", tensor_type("float32", (4, 6)))
+    y = b.input("y", tensor_type("float32", (6, 4)))
+    b.output("a", b.contract(x, b.full((6, 4), 2, x.type.dtype), spec="m k, k n -> m n"))
+    b.output("b", b.contract(y, b.full((4, 6), 2, x.type.dtype), spec="m k, k n -> m n"))
+    graph = b.finish()
+    feeds = {"x": np.ones((4, 6), np.float32), "y": np.ones((6, 4), np.float32)}
+    assert_agrees(compile_graph(graph), graph, feeds)

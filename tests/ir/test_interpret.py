@@ -48,6 +48,7 @@ X = np.ones((2, 3), np.float32)
         ({"x": X, "z": X}, "no input z; it has w, x"),
         ({"x": X.astype(np.float64)}, "'x' is float32.*got float64.*dtype must be float32"),
         ({"x": X[0]}, "rank must be 2"),
+        ({"x": [[1.0], [1.0, 2.0]]}, "'x' is no array"),
         ({"x": X[:, :2]}, r"shape must be \[n, 3\]"),
     ],
 )

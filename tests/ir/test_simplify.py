@@ -175,3 +175,32 @@ def test_simplified_is_stable(simplify: Simplifier) -> None:
 
 def test_truth_values() -> None:
     assert TRUE.dtype is bool_ and FALSE.value is False
+
+
+def test_data_compare_without_subtracting(simplify: Simplifier) -> None:
+    x, y = Read(0, (I,), int64), Read(1, (I,), int64)
+    assert simplify(apply("less", x, y)) == apply("less", x, y)
+    assert simplify(apply("less", add(x, 1), add(x, 2))) not in (TRUE, FALSE)  # x + 2 may wrap below x + 1
+    assert simplify(apply("less", x, x)) == FALSE
+    assert simplify(apply("equal", add(x, 1), add(x, 1))) == TRUE
+    assert simplify(apply("minimum", add(x, 1), add(x, 2))) == apply("minimum", add(x, 1), add(x, 2))
+
+
+def test_division_of_data_that_may_wrap_stays(simplify: Simplifier) -> None:
+    x = Read(0, (I,), int64)
+    assert simplify(div(mul(x, 4), 4)) == div(mul(x, 4), 4)
+    assert simplify(mod(mul(x, 3), 3)) == mod(mul(x, 3), 3)
+    assert simplify(div(div(x, 2), 3)) == div(x, 6)
+
+
+def test_clamped_data_are_indices(simplify: Simplifier) -> None:
+    clamped = apply("minimum", apply("maximum", Read(0, (I,), int64), const(0)), const(9))
+    assert simplify.range(simplify(clamped)) == (0, 9)
+    assert simplify(div(add(mul(clamped, 8), J), 8)) == simplify(clamped)
+    assert simplify(mod(add(mul(clamped, 8), J), 8)) == J
+
+
+def test_literals_wrap_to_int64(simplify: Simplifier) -> None:
+    x = Read(0, (I,), int64)
+    assert simplify(add(add(x, 2**63 - 1), 1)) == apply("add", x, const(-(2**63)))
+    assert simplify(mul(mul(x, 2**40), 2**40)) == const(0)

@@ -13,7 +13,8 @@ from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.interpret import interpret
 from dlc.ir.types import DType, float32, int64, tensor_type
 from dlc.ir.verify_graph import verify_graph
-from dlc.passes.fuse import FuseOptions, fuse
+from dlc.passes.fuse import fuse
+from dlc.passes.fuse_state import FuseOptions
 
 FREE = {"broadcast", "constant", "reshape", "slice", "iota"}
 
@@ -162,6 +163,32 @@ def test_no_cycle_between_groups_that_need_each_other() -> None:
         return b.mul(b.add(a, second), second)
 
     fused(make(function, (4, 4), (4, 4)))  # verifies order and values
+
+
+def test_terms_of_one_tensor_share_its_transpose() -> None:
+    def function(b: Builder, g: Value, m: Value, v: Value) -> tuple[Value, Value]:
+        first = b.transpose(b.mul(g, 0.1), permutation=(1, 0))
+        second = b.transpose(b.mul(b.mul(g, g), 0.001), permutation=(1, 0))
+        return b.add(b.mul(m, 0.9), first), b.add(b.mul(v, 0.999), second)
+
+    groups = fused(make(function, (40, 50), (50, 40), (50, 40)))
+    assert groups.count(["transpose"]) == 1 and sum(g.count("transpose") for g in groups) == 1
+
+
+def test_transpose_does_not_join_what_reads_along() -> None:
+    graph = make(lambda b, x, y: b.add(b.transpose(x, permutation=(1, 0)), y), (40, 50), (50, 40))
+    assert fused(graph) == [["transpose"], ["add"]]
+
+
+def test_cheap_steps_are_computed_again_where_they_are_read() -> None:
+    def function(b: Builder, x: Value, dy: Value) -> tuple[Value, Value]:
+        mean = b.div(b.reduce_sum(x, axes=(0,), keepdims=True), 9000.0)
+        centred = b.sub(x, mean)
+        return b.exp(centred), b.reduce_sum(b.mul(dy, centred), axes=(0,))
+
+    result = fuse(make(function, (9000, 16), (9000, 16)))
+    large = [v for n in result.nodes for v in n.outputs if v.type.shape == (9000, 16)]
+    assert large == [result.outputs[0]]
 
 
 # -- rows ----------------------------------------------------------------------------------------

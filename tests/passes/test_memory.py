@@ -31,7 +31,9 @@ COPY = Kernel("copy", (Buffer("r0", int64, WORDS), Buffer("w", int64, WORDS, wri
 
 
 def simulate_program(program, initial):
-    memory = {n: initial.get(b.name, np.zeros(int(b.type.size), np.int64)).copy() for n, b in enumerate(program.buffers)}
+    memory = {
+        n: initial.get(b.name, np.zeros(int(b.type.size), np.int64)).copy() for n, b in enumerate(program.buffers)
+    }
 
     def window(view, iterations):
         start = (view.offset + sum(i * s for i, s in zip(iterations, view.strides))) // 8
@@ -101,7 +103,9 @@ class ProgramMaker:
     def buffer(self, kind, name, words=WORDS):
         self.buffers.append(ProgramBuffer(kind, f"{name}{len(self.buffers)}", tensor_type("int64", (words,))))
         if kind in (SlotKind.INPUT, SlotKind.STATE, SlotKind.CONSTANT):
-            self.initial[self.buffers[-1].name] = np.arange(words, dtype=np.int64) * self.random.randrange(1, 99) + len(self.buffers)
+            self.initial[self.buffers[-1].name] = np.arange(words, dtype=np.int64) * self.random.randrange(1, 99) + len(
+                self.buffers
+            )
         return View(len(self.buffers) - 1)
 
     def call(self, pool):

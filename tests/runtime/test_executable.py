@@ -93,6 +93,8 @@ def test_other_layouts_give_the_same_answers():
         ({"alpha": A, "beta": B.astype(np.int32)}, "input 'beta' expects int64"),
         ({"alpha": A, "beta": B[:5]}, "input 'beta'.*axis 0 is 5 instead of 64"),
         ({"alpha": A, "beta": None}, "input 'beta'.*None"),
+        (None, "dict of name -> array, not a NoneType"),
+        (A, "dict of name -> array, not a ndarray"),
     ],
 )
 def test_bad_feeds(feeds, message):

@@ -103,7 +103,7 @@ def case(name, dtype):
     with Graph(name, seed=3, dtype=dtype) as graph:
         x = input("x", (BATCH, *shapes[name]), dtype)
         if name == "lstm":
-            output("logits", models.text.LstmClassifier(5, 12, 1, 4)(x))
+            output("logits", models.recurrent.LstmClassifier(5, 12, 1, 4)(x))
         else:
             output("logits", layers(nn)[name == "cnn"](x))
     module = TorchLstm() if name == "lstm" else layers(T)[name == "cnn"]

@@ -85,6 +85,8 @@ def test_shuffling_depends_on_seed_and_epoch():
         ({"x": X, "label": DATA["label"][:7]}, "one length"),
         ({}, "one length"),
         (3.0, "dict of arrays"),
+        ({"x": X, "label": None}, "'label' are a NoneType"),
+        ({"x": [[1.0], [1.0, 2.0]], "label": DATA["label"]}, "'x' are no array"),
         (iter([1]), "iterator"),
         ([3.0], "batch must be"),
         ({"x": X[:0], "label": DATA["label"][:0]}, "no batch"),

@@ -15,7 +15,7 @@ from dlc.errors import TypeRuleError
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder, broadcast_shapes
 from dlc.ir.graph import Node, Value
-from dlc.ir.opdef import Attribute, OpDef, Types, register
+from dlc.ir.opdef import Attribute, InferRule, OpDef, Types, register
 from dlc.ir.ops.rules import check_float, single_vjp
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.ir.types import TensorType
@@ -27,6 +27,17 @@ def float_type(inputs: Types, attributes: Attributes) -> Types:
     """A float tensor -> the same type."""
     check_float(inputs)
     return (inputs[0],)
+
+
+def _not_zero(name: str) -> InferRule:
+    """Build the type rule of an activation that divides by the attribute ``name``."""
+
+    def infer(inputs: Types, attributes: Attributes) -> Types:
+        if attributes[name] == 0:
+            raise TypeRuleError(f"{name} is 0; it must not be")
+        return float_type(inputs, attributes)
+
+    return infer
 
 
 def in_float64(formula: Formula) -> Callable[..., np.ndarray]:
@@ -158,7 +169,7 @@ _activation(
     lambda a, x: np.where(x > 0, x, a["alpha"] * np.expm1(np.minimum(x, 0) / a["alpha"])),
     lambda b, x, a: _where_positive(b, x, x, b.mul(b.expm1(b.mul(_nonpositive(b, x), 1.0 / a["alpha"])), a["alpha"])),
     {"alpha": _number(1.0, "scale below zero; not 0")},
-    infer=lambda inputs, a: _refuse(a["alpha"] == 0, "alpha is 0") or float_type(inputs, a),
+    infer=_not_zero("alpha"),
     doc="x above zero, alpha * (exp(x / alpha) - 1) below.",
 )
 _activation(
@@ -171,11 +182,6 @@ _activation(
     },
     doc="Scaled elu whose defaults keep mean 0 and variance 1 (Klambauer et al., 2017).",
 )
-
-
-def _refuse(condition: bool, reason: str) -> None:
-    if condition:
-        raise TypeRuleError(reason)
 
 
 def prelu_type(inputs: Types, attributes: Attributes) -> Types:
@@ -275,7 +281,7 @@ _activation(
         "threshold": Attribute((float, type(None)), default=20.0, required=False, doc="x itself where beta*x is above"),
     },
     gradient=_softplus_gradient,
-    infer=lambda inputs, a: _refuse(a["beta"] == 0, "beta is 0") or float_type(inputs, a),
+    infer=_not_zero("beta"),
     doc="log(1 + exp(beta * x)) / beta.",
 )
 _activation(

@@ -47,8 +47,9 @@ def _check_counts(attributes: Attributes, operands: int, *names: str) -> None:
 
 def _scan_attributes(types: Types, a: Attributes) -> Attributes:
     """Take the length from the first sequence where it is not given."""
-    if a["length"] is None and a["sequences"] > 0 and len(types) > a["carries"] and types[a["carries"]].rank:
-        return a.updated(length=types[a["carries"]].shape[0])
+    first = a["carries"]
+    if a["length"] is None and a["sequences"] > 0 and 0 <= first < len(types) and types[first].rank:
+        return a.updated(length=types[first].shape[0])
     return a
 
 
@@ -103,7 +104,7 @@ register(
             "body": Attribute((Graph,), doc="(carries, slices, constants) -> (new carries, results of the step)"),
             "carries": Attribute((int,), doc="number of leading operands that steps hand on"),
             "sequences": Attribute((int,), doc="number of operands after them that are sliced along dimension 0"),
-            "length": Attribute((int, type(None)), default=None, required=False, doc="number of steps"),
+            "length": Attribute((int, type(None)), symbolic=True, default=None, required=False, doc="number of steps"),
             "reverse": Attribute((bool,), default=False, required=False, doc="run from the last element to the first"),
         },
         region=True,
@@ -203,7 +204,9 @@ register(
                 (Graph,), doc="(iteration, condition, carries, constants) -> (condition, carries, results)"
             ),
             "carries": Attribute((int,), doc="number of operands after the condition that iterations hand on"),
-            "length": Attribute((int, type(None)), default=None, required=False, doc="iterations, usually a symbol"),
+            "length": Attribute(
+                (int, type(None)), symbolic=True, default=None, required=False, doc="iterations, usually a symbol"
+            ),
         },
         region=True,
         vjp=NOT_DIFFERENTIABLE,

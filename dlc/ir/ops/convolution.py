@@ -129,7 +129,12 @@ def conv_evaluate(a: Attributes, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     w = _canonical(_wide(w), a["kernel"], "oi" + spatial)
     window = tuple((k - 1) * d + 1 for k, d in zip(w.shape[2:], a["dilations"], strict=True))
     views = np.lib.stride_tricks.sliding_window_view(x, window, tuple(range(2, 2 + count)))
-    views = views[(..., *(slice(None, None, s) for s in a["strides"]), *(slice(None, None, d) for d in a["dilations"]))]
+    steps: tuple[Any, ...] = (
+        ...,
+        *(slice(None, None, s) for s in a["strides"]),
+        *(slice(None, None, d) for d in a["dilations"]),
+    )
+    views = views[steps]
     views = views.reshape(views.shape[0], groups, views.shape[1] // groups, *views.shape[2:])
     w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
     n, g, c, o = range(4)
@@ -222,8 +227,10 @@ _ATTRIBUTES = {
     "input": Attribute((str, type(None)), default=None, required=False, doc="operand layout; default ncw, nchw, ncdhw"),
     "kernel": Attribute((str, type(None)), default=None, required=False, doc="kernel layout"),
     "output": Attribute((str, type(None)), default=None, required=False, doc="result layout; default the operand's"),
-    "strides": Attribute((int,), default=1, required=False, doc="steps per spatial axis"),
-    "dilations": Attribute((int,), default=1, required=False, doc="distance of kernel taps per spatial axis"),
+    "strides": Attribute((int,), many=True, default=1, required=False, doc="steps per spatial axis"),
+    "dilations": Attribute(
+        (int,), many=True, default=1, required=False, doc="distance of kernel taps per spatial axis"
+    ),
     "padding": Attribute((tuple, int), default=0, required=False, doc="(low, high) per spatial axis"),
     "groups": Attribute((int,), default=1, required=False, doc="number of channel groups convolved apart"),
 }
@@ -270,6 +277,10 @@ def conv_transpose_type(inputs: Types, attributes: Attributes) -> Types:
     return (TensorType(inputs[0].dtype, tuple(extents[c] for c in attributes["output"])),)
 
 
+def _trailing(index: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (..., *index)
+
+
 def conv_transpose_evaluate(a: Attributes, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Every operand position adds its multiple of the kernel."""
     spatial = "".join(c for c in a["input"] if c not in "nc")
@@ -284,12 +295,12 @@ def conv_transpose_evaluate(a: Attributes, x: np.ndarray, w: np.ndarray) -> np.n
     full = [(n - 1) * s + (k - 1) * d + 1 + max(extra, 0) for n, k, s, d, _, extra in steps]
     y = np.zeros((x.shape[0], groups, w.shape[2], *full), x.dtype)
     for tap in np.ndindex(*w.shape[3:]):
-        places = tuple(
+        places: tuple[Any, ...] = tuple(
             slice(t * d, t * d + (n - 1) * s + 1, s) for t, (n, _, s, d, _, _) in zip(tap, steps, strict=True)
         )
-        y[(..., *places)] += np.einsum("ngc...,gco->ngo...", x, w[(..., *tap)])
+        y[_trailing(places)] += np.einsum("ngc...,gco->ngo...", x, w[_trailing(tap)])
     cropped = tuple(slice(low, size - high) for size, (*_, (low, high), _) in zip(full, steps, strict=True))
-    y = y[(..., *cropped)].reshape(x.shape[0], -1, *(s.stop - s.start for s in cropped))
+    y = y[_trailing(cropped)].reshape(x.shape[0], -1, *(s.stop - s.start for s in cropped))
     return _canonical(y, "nc" + spatial, a["output"]).astype(dtype)
 
 
@@ -317,7 +328,9 @@ register(
         evaluate=conv_transpose_evaluate,
         attributes={
             **_ATTRIBUTES,
-            "output_padding": Attribute((int,), default=0, required=False, doc="positions added after each axis"),
+            "output_padding": Attribute(
+                (int,), many=True, default=0, required=False, doc="positions added after each axis"
+            ),
         },
         expand=conv_transpose_expand,
         normalize=_normalize("io"),

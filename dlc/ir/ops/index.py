@@ -217,8 +217,8 @@ def gather_nd_compute(inputs: Types, outputs: Types, attributes: Attributes) -> 
 def _gather_nd_vjp(b: Builder, dy: Value, node: Node) -> tuple[Value | None, ...]:
     x, indices = node.inputs
     shape = (*indices.type.shape[:-1], 1)
-    parts = [b.iota(shape=shape, axis=k, dtype=indices.type.dtype) for k in range(node.attributes["batch_dims"])]
-    whole = b.concat(*parts, indices, axis=-1) if parts else indices
+    parts = [b.iota(shape=shape, axis=k) for k in range(node.attributes["batch_dims"])]
+    whole = b.concat(*parts, b.cast_to(indices, int64), axis=-1) if parts else indices
     return b.scatter_nd(b.zeros_like(x), whole, dy, combiner="add"), None
 
 
@@ -279,7 +279,7 @@ register(
         infer=one_hot_type,
         evaluate=one_hot_evaluate,
         attributes={
-            "depth": Attribute((int,), doc="extent of the new dimension"),
+            "depth": Attribute((int,), symbolic=True, doc="extent of the new dimension"),
             "axis": Attribute((int,), default=-1, required=False, doc="where the new dimension goes"),
             "dtype": Attribute((DType,), default=float32, required=False, doc="the result's dtype"),
         },

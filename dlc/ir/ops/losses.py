@@ -9,7 +9,7 @@ import numpy as np
 from dlc.errors import TypeRuleError
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
-from dlc.ir.graph import Value
+from dlc.ir.graph import Node, Value
 from dlc.ir.opdef import Attribute, Mode, OpDef, Types, register
 from dlc.ir.ops.reduce import broadcast_over
 from dlc.ir.ops.rules import BOUND, check_axis, check_float, count_of, without, wrap_axis
@@ -185,13 +185,13 @@ def _picked(b: Builder, values: Value, labels: Value, axis: int) -> Value:
     """Emit the value of each label's class: the sum over classes of what equals the label (0 for no class)."""
     shape = values.type.shape
     spread = broadcast_over(b, labels, shape, (axis,))
-    chosen = b.equal(spread, b.iota(shape=shape, axis=axis, dtype=labels.type.dtype))
+    chosen = b.equal(spread, b.iota(shape=shape, axis=axis, dtype=int64))
     return b.reduce_sum(b.where(chosen, values, b.zeros_like(values)), axes=(axis,))
 
 
 def _weigh(b: Builder, losses: Value, labels: Value, a: Attributes) -> Value:
     """Zero what is ignored, then reduce; the mean is over what is not ignored."""
-    kept = b.not_equal(labels, b.constant(a["ignore_index"], labels.type.dtype))
+    kept = b.not_equal(labels, a["ignore_index"])
     losses = b.where(kept, losses, b.zeros_like(losses))
     if a["reduction"] == "none":
         return losses
@@ -201,17 +201,10 @@ def _weigh(b: Builder, losses: Value, labels: Value, a: Attributes) -> Value:
     return b.div(total, b.cast_to(b.reduce_sum(b.cast_to(kept, int64), axes=None), total.type.dtype))
 
 
-def _ignorable(labels: Value, a: Attributes) -> bool:
-    """Tell whether the label's dtype can hold ``ignore_index`` at all."""
-    info = np.iinfo(labels.type.dtype.numpy)
-    return bool(info.min <= a["ignore_index"] <= info.max)
-
-
 def nll_loss_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, mode: Mode) -> Sequence[Value]:
     """Minus the log-probability of the label."""
-    x, labels = inputs
-    losses = b.neg(_picked(b, x, labels, a["axis"]))
-    return (_weigh(b, losses, labels, a) if _ignorable(labels, a) else _reduce(b, losses, a["reduction"]),)
+    x, labels = inputs[0], b.cast_to(inputs[1], int64)
+    return (_weigh(b, b.neg(_picked(b, x, labels, a["axis"])), labels, a),)
 
 
 def _np_weigh(losses: np.ndarray, labels: np.ndarray, a: Attributes) -> np.ndarray:
@@ -268,7 +261,9 @@ def cross_entropy_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, m
     logits, labels = inputs
     axis, smoothing = a["axis"], a["label_smoothing"]
     logs = b.log_softmax(logits, axis=axis)
-    if labels.type.dtype.is_float:
+    probabilities = labels.type.dtype.is_float
+    labels = labels if probabilities else b.cast_to(labels, int64)
+    if probabilities:
         losses = b.neg(b.reduce_sum(b.mul(logs, labels), axes=(axis,)))
     else:
         losses = b.neg(_picked(b, logs, labels, axis))
@@ -276,9 +271,53 @@ def cross_entropy_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, m
         count = count_of(b, logits.type.shape, (axis,), logits.type.dtype)
         uniform = b.div(b.neg(b.reduce_sum(logs, axes=(axis,))), count)
         losses = b.add(b.mul(losses, 1 - smoothing), b.mul(uniform, smoothing))
-    if labels.type.dtype.is_float or not _ignorable(labels, a):
+    if probabilities:
         return (_reduce(b, losses, a["reduction"]),)
     return (_weigh(b, losses, labels, a),)
+
+
+def _element_weights(b: Builder, dy: Value, labels: Value, a: Attributes, rest: tuple) -> Value:
+    """Emit d(result)/d(loss of each element) times ``dy``: what the reduction and ignored labels leave."""
+    weights = dy
+    if a["reduction"] == "mean" and labels.type.dtype.is_float:
+        weights = b.div(dy, count_of(b, rest, tuple(range(len(rest))), dy.type.dtype))
+    weights = b.broadcast_to(weights, rest)
+    if labels.type.dtype.is_float:
+        return weights
+    kept = b.not_equal(labels, a["ignore_index"])
+    if a["reduction"] == "mean":
+        count = b.cast_to(b.reduce_sum(b.cast_to(kept, int64), axes=None), dy.type.dtype)
+        weights = b.div(weights, b.broadcast_to(count, rest))
+    return b.where(kept, weights, b.zeros_like(weights))
+
+
+def cross_entropy_vjp(
+    b: Builder, node: Node, cotangents: tuple[Value | None, ...]
+) -> tuple[Value | None, Value | None]:
+    """weight * (softmax(logits) * sum(target) - target), where the target is smoothed."""
+    (dy,), (logits, labels), a = cotangents, node.inputs, node.attributes
+    if dy is None:
+        return None, None
+    shape, axis, smoothing = logits.type.shape, a["axis"], a["label_smoothing"]
+    probabilities = labels.type.dtype.is_float
+    labels = labels if probabilities else b.cast_to(labels, int64)
+    weights = _element_weights(b, dy, labels, a, without(shape, (axis,)))
+    spread = broadcast_over(b, weights, shape, (axis,))
+    softmax = b.softmax(logits, axis=axis)
+    if probabilities:
+        target = labels
+        total = b.add(b.mul(b.reduce_sum(labels, axes=(axis,)), 1 - smoothing), smoothing)
+        softmax = b.mul(softmax, broadcast_over(b, total, shape, (axis,)))
+    else:
+        places = b.iota(shape=shape, axis=axis, dtype=int64)
+        target = b.cast_to(b.equal(broadcast_over(b, labels, shape, (axis,)), places), logits.type.dtype)
+    if smoothing:
+        share = b.div(b.constant(smoothing, logits.type.dtype), count_of(b, shape, (axis,), logits.type.dtype))
+        target = b.add(b.mul(target, 1 - smoothing), share)
+    gradient = b.mul(spread, b.sub(softmax, target))
+    if not probabilities:
+        return gradient, None
+    return gradient, b.mul(b.mul(spread, b.log_softmax(logits, axis=axis)), smoothing - 1)
 
 
 def cross_entropy_evaluate(a: Attributes, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -308,6 +347,7 @@ register(
             "label_smoothing": Attribute((float,), default=0.0, required=False, doc="weight of the uniform target"),
         },
         expand=cross_entropy_expand,
+        vjp=cross_entropy_vjp,
         normalize=_class_axis,
         doc="Cross-entropy of softmax(logits) against integer labels or probabilities.",
     )

@@ -32,7 +32,7 @@ from dlc.ir.ops.rules import (
 from dlc.ir.types import TensorType
 
 _AXIS = Attribute((int,), default=-1, required=False, doc="the axis to normalise along")
-_AXES = Attribute((int, type(None)), default=-1, required=False, doc="the axes to normalise over")
+_AXES = Attribute((int, type(None)), many=True, default=-1, required=False, doc="the axes to normalise over")
 
 
 def _epsilon(default: float = 1e-5) -> Attribute:
@@ -188,7 +188,9 @@ register(
         infer=logsumexp_type,
         evaluate=in_float64(_np_logsumexp),
         attributes={
-            "axes": Attribute((int, type(None)), default=None, required=False, doc="the axes to reduce; default all"),
+            "axes": Attribute(
+                (int, type(None)), many=True, default=None, required=False, doc="the axes to reduce; default all"
+            ),
             "keepdims": Attribute((bool,), default=False, required=False, doc="keep reduced axes with extent 1"),
         },
         expand=logsumexp_expand,

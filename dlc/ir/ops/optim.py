@@ -140,23 +140,31 @@ def _np_adam(a: Attributes, decoupled: bool, *arrays: np.ndarray) -> tuple[np.nd
     return tuple(x.astype(dtype) for x in (param, m, v, *largest))
 
 
-for _name, _decoupled, _decay in (("adam_update", False, 0.0), ("adamw_update", True, 0.01)):
+def _register_adam(name: str, decoupled: bool, decay: float, doc: str) -> None:
+    def evaluate(a: Attributes, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        return _np_adam(a, decoupled, *arrays)
+
+    def expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, mode: Mode) -> Sequence[Value]:
+        return _adam(b, inputs, a, decoupled)
+
     register(
         OpDef(
-            name=_name,
+            name=name,
             arity=None,
             infer=adam_type,
-            evaluate=lambda a, *arrays, _d=_decoupled: _np_adam(a, _d, *arrays),
+            evaluate=evaluate,
             attributes={
                 "beta1": _number(0.9, "decay of the first moment"),
                 "beta2": _number(0.999, "decay of the second moment"),
                 "epsilon": _number(1e-8, "added to the root of the second moment"),
-                "weight_decay": _number(_decay, "decoupled from the gradient" if _decoupled else "L2 penalty"),
+                "weight_decay": _number(decay, "decoupled from the gradient" if decoupled else "L2 penalty"),
                 "amsgrad": Attribute((bool,), default=False, required=False, doc="divide by the largest second moment"),
             },
-            expand=lambda b, inputs, a, mode, _d=_decoupled: _adam(b, inputs, a, _d),
-            doc="Adam" + (" with decoupled weight decay (Loshchilov & Hutter, 2017)" if _decoupled else
-                          " (Kingma & Ba, 2014)") + ": (param, grad, m, v[, largest v], lr, step) -> "
-            "(param, m, v[, largest v]).",
+            expand=expand,
+            doc=f"{doc}: (param, grad, m, v[, largest v], lr, step) -> (param, m, v[, largest v]).",
         )
-    )  # fmt: skip
+    )
+
+
+_register_adam("adam_update", False, 0.0, "Adam (Kingma & Ba, 2014)")
+_register_adam("adamw_update", True, 0.01, "Adam with decoupled weight decay (Loshchilov & Hutter, 2017)")

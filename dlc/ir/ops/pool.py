@@ -193,11 +193,13 @@ def avg_pool_evaluate(a: Attributes, x: np.ndarray) -> np.ndarray:
 
 
 _ATTRIBUTES = {
-    "window": Attribute((int,), doc="window extent per spatial axis"),
-    "strides": Attribute((int, type(None)), default=None, required=False, doc="steps; default: the window"),
+    "window": Attribute((int,), many=True, doc="window extent per spatial axis"),
+    "strides": Attribute((int, type(None)), many=True, default=None, required=False, doc="steps; default: the window"),
     "padding": Attribute((tuple, int), default=0, required=False, doc="(low, high) per spatial axis"),
-    "dilations": Attribute((int,), default=1, required=False, doc="distance of window elements"),
-    "axes": Attribute((int, type(None)), default=None, required=False, doc="the spatial axes; default all but 0 and 1"),
+    "dilations": Attribute((int,), many=True, default=1, required=False, doc="distance of window elements"),
+    "axes": Attribute(
+        (int, type(None)), many=True, default=None, required=False, doc="the spatial axes; default all but 0 and 1"
+    ),
     "ceil_mode": Attribute((bool,), default=False, required=False, doc="keep partial windows at the end"),
 }
 

@@ -110,7 +110,7 @@ register(
         arity=1,
         infer=key_next_type,
         evaluate=lambda attributes, key: np.stack(
-            threefry_array((key[0], key[1]), (np.uint32(0), np.uint32(_KEY_STREAM)))
+            threefry_array((key[0], key[1]), (np.zeros((), np.uint32), np.asarray(_KEY_STREAM, np.uint32)))
         ),
         compute=key_next_compute,
         vjp=NOT_DIFFERENTIABLE,
@@ -155,7 +155,7 @@ def random_uniform_compute(inputs: Types, outputs: Types, attributes: Attributes
     """Bits of the block numbered by the position, scaled."""
     shape, dtype = outputs[0].shape, outputs[0].dtype
     axes = output_axes(shape)
-    position = cast_expr(linear_index(axis_vars(axes), shape), uint32)  # type: ignore[arg-type]
+    position = cast_expr(linear_index(axis_vars(axes), shape), uint32)
     x, y = threefry_expr(_key_reads(), (position, const(attributes["stream"], uint32)))
 
     def number(word: Expr, shift: int) -> Expr:  # fewer than 32 bits remain: signed conversion is exact and faster
@@ -170,7 +170,7 @@ def random_uniform_compute(inputs: Types, outputs: Types, attributes: Attributes
 
 
 _ATTRIBUTES = {
-    "shape": Attribute((int,), doc="the result's shape"),
+    "shape": Attribute((int,), many=True, symbolic=True, doc="the result's shape"),
     "stream": Attribute((int,), default=0, required=False, doc="distinguishes draws from one key"),
     "dtype": Attribute((DType,), default=float32, required=False, doc="float32 or float64"),
 }

@@ -13,6 +13,7 @@ import numpy as np
 from dlc.errors import TypeRuleError
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
+from dlc.ir.dims import Shape
 from dlc.ir.graph import Graph, Value
 from dlc.ir.opdef import Attribute, Mode, OpDef, Types, register
 from dlc.ir.ops.rules import check_float
@@ -30,7 +31,7 @@ def _check_layer(inputs: Types, gates: int, biases: int, states: int) -> None:
         raise TypeRuleError("takes x (time, batch, inputs), w_ih and w_hh of rank 2")
     hidden = w_hh.shape[1]
     rows = hidden * gates
-    expected = [(w_ih, (rows, x.shape[2]), "w_ih"), (w_hh, (rows, hidden), "w_hh")]
+    expected: list[tuple[TensorType, Shape, str]] = [(w_ih, (rows, x.shape[2]), "w_ih"), (w_hh, (rows, hidden), "w_hh")]
     expected += [(t, (rows,), "bias") for t in inputs[3 : 3 + biases]]
     expected += [(t, (x.shape[1], hidden), "initial state") for t in inputs[3 + biases : 3 + biases + states]]
     for t, shape, what in expected:

@@ -29,7 +29,9 @@ from dlc.ir.ops.rules import (
 from dlc.ir.types import TensorType, int64
 
 _AXES = {
-    "axes": Attribute((int, type(None)), default=None, required=False, doc="the axes to reduce; default all"),
+    "axes": Attribute(
+        (int, type(None)), many=True, default=None, required=False, doc="the axes to reduce; default all"
+    ),
     "keepdims": Attribute((bool,), default=False, required=False, doc="keep reduced axes with extent 1"),
 }
 

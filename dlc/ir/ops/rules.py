@@ -144,15 +144,15 @@ def count_of(b: Builder, shape: Shape, axes: Sequence[int], dtype: DType) -> Val
     return dim_value(b, size_of(tuple(shape[a] for a in axes)), dtype)
 
 
-def linear_index(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
-    """Return the row-major position of ``index`` in ``shape``."""
+def linear_index(index: Sequence[Expr], shape: Sequence[Dim]) -> Expr:
+    """Return the row-major position of ``index`` in a static ``shape``."""
     result: Expr = const(0)
     for position, (part, extent) in enumerate(zip(index, shape, strict=True)):
-        result = part if position == 0 else apply("add", apply("mul", result, const(extent)), part)
+        result = part if position == 0 else apply("add", apply("mul", result, const(int(extent))), part)
     return result
 
 
-def unravel(position: Expr, shape: Sequence[int]) -> tuple[Expr, ...]:
+def unravel(position: Expr, shape: Sequence[Dim]) -> tuple[Expr, ...]:
     """Return the index in ``shape`` of a row-major ``position``."""
     parts: list[Expr] = []
     for number in range(len(shape) - 1, -1, -1):

@@ -53,13 +53,16 @@ _CHUNK = 64
 """Inner elements of one task: four cache lines of float32."""
 
 
-def _along_inner(inner: int, first: Expr, body: Callable[[Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
-    """Run ``body(position)`` for the chunk of an inner extent that begins at ``first``, as vectors."""
+def _along_inner(inner: int, chunk: Expr, body: Callable[[Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
+    """Run ``body(position)`` for the positions of an inner extent that are in ``chunk``, as vectors."""
     lanes = lanes_for(inner)
     v = Var("v")
-    start = apply("add", first, apply("mul", v, const(lanes)))
-    steps = -(-min(inner, _CHUNK) // lanes)
-    return (For(v, const(steps), LoopKind.SERIAL, vector_lanes(inner, start, lanes, body)),)
+    start = apply("add", apply("mul", chunk, const(_CHUNK)), apply("mul", v, const(lanes)))
+    vectors, most = -(-inner // lanes), _CHUNK // lanes
+    steps: Expr = const(min(vectors, most))
+    if vectors > most and vectors % most:  # the last chunk is shorter
+        steps = apply("minimum", steps, apply("sub", const(vectors), apply("mul", chunk, const(most))))
+    return (For(v, steps, LoopKind.SERIAL, vector_lanes(inner, start, lanes, body)),)
 
 
 def rows_kernel(
@@ -79,7 +82,6 @@ def rows_kernel(
     (dtype, index_dtype), (x_size, i_size, u_size) = dtypes, sizes
     outer, rows, updates, inner = extents
     o, chunk, r, u, target = (Var(n) for n in ("o", "chunk", "r", "u", "target"))
-    first = apply("mul", chunk, const(_CHUNK))
 
     def at(count: int, number: Expr, position: Expr) -> Expr:
         line = apply("add", apply("mul", o, const(count)), number)
@@ -94,8 +96,8 @@ def rows_kernel(
         return (_combine(combiner, "y", at(rows, target, position), value),)
 
     body = (
-        For(r, const(rows), LoopKind.SERIAL, _along_inner(inner, first, copy)),
-        For(u, const(updates), LoopKind.SERIAL, (Let(target, row), *_along_inner(inner, first, update))),
+        For(r, const(rows), LoopKind.SERIAL, _along_inner(inner, chunk, copy)),
+        For(u, const(updates), LoopKind.SERIAL, (Let(target, row), *_along_inner(inner, chunk, update))),
     )
     chunks = For(chunk, const(-(-inner // _CHUNK)), LoopKind.PARALLEL, body)
     buffers = (

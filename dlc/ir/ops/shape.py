@@ -109,7 +109,7 @@ register(
         infer=iota_type,
         evaluate=iota_evaluate,
         attributes={
-            "shape": Attribute((int,), doc="the result's shape"),
+            "shape": Attribute((int,), many=True, symbolic=True, doc="the result's shape"),
             "axis": Attribute((int,), default=0, required=False, doc="the axis along which values count up"),
             "dtype": Attribute((DType,), default=int64, required=False, doc="the result's dtype"),
         },
@@ -134,7 +134,7 @@ register(
         arity=0,
         infer=dimension_type,
         evaluate=lambda attributes: np.asarray(int(attributes["size"]), np.int64),
-        attributes={"size": Attribute((int,), doc="the dimension, usually symbolic")},
+        attributes={"size": Attribute((int,), symbolic=True, doc="the dimension, usually symbolic")},
         compute=lambda inputs, outputs, a: pointwise((), int64, (), const(int(a["size"]))),
         vjp=NOT_DIFFERENTIABLE,
         doc="The value of a dimension; folds to a constant once symbols are bound.",
@@ -174,7 +174,7 @@ def reshape_compute(inputs: Types, outputs: Types, attributes: Attributes) -> Co
     """Read at the row-major position, split by the operand's extents."""
     axes = output_axes(outputs[0].shape)
     position = linear_index(axis_vars(axes), outputs[0].shape)
-    return _movement(inputs, outputs, unravel(position, inputs[0].shape))  # type: ignore[arg-type]
+    return _movement(inputs, outputs, unravel(position, inputs[0].shape))
 
 
 register(
@@ -183,7 +183,9 @@ register(
         arity=1,
         infer=reshape_type,
         evaluate=lambda attributes, x: x.reshape(attributes["shape"]),
-        attributes={"shape": Attribute((int,), doc="the new shape; one dimension may be given as -1")},
+        attributes={
+            "shape": Attribute((int,), many=True, symbolic=True, doc="the new shape; one dimension may be given as -1")
+        },
         compute=reshape_compute,
         vjp=single_vjp(lambda b, dy, node: b.reshape_to(dy, node.inputs[0].type.shape)),
         normalize=_resolve_shape,
@@ -220,7 +222,7 @@ register(
         evaluate=lambda attributes, x: np.transpose(x, attributes["permutation"]),
         attributes={
             "permutation": Attribute(
-                (int, type(None)), default=None, required=False, doc="default: reverse all dimensions"
+                (int, type(None)), many=True, default=None, required=False, doc="default: reverse all dimensions"
             )
         },
         compute=transpose_compute,
@@ -274,8 +276,8 @@ register(
         infer=broadcast_type,
         evaluate=broadcast_evaluate,
         attributes={
-            "shape": Attribute((int,), doc="the result's shape"),
-            "dims": Attribute((int,), doc="output dimension of each operand dimension, increasing"),
+            "shape": Attribute((int,), many=True, symbolic=True, doc="the result's shape"),
+            "dims": Attribute((int,), many=True, doc="output dimension of each operand dimension, increasing"),
         },
         compute=broadcast_compute,
         vjp=single_vjp(broadcast_vjp),
@@ -347,9 +349,11 @@ register(
         infer=slice_type,
         evaluate=lambda a, x: x[tuple(slice(*t) for t in zip(a["starts"], a["limits"], a["strides"], strict=True))],
         attributes={
-            "starts": Attribute((int,), doc="first index taken, per dimension"),
-            "limits": Attribute((int,), doc="index before which to stop, per dimension"),
-            "strides": Attribute((int, type(None)), default=None, required=False, doc="positive steps; default 1"),
+            "starts": Attribute((int,), many=True, symbolic=True, doc="first index taken, per dimension"),
+            "limits": Attribute((int,), many=True, symbolic=True, doc="index before which to stop, per dimension"),
+            "strides": Attribute(
+                (int, type(None)), many=True, default=None, required=False, doc="positive steps; default 1"
+            ),
         },
         compute=slice_compute,
         vjp=single_vjp(slice_vjp),
@@ -379,7 +383,7 @@ register(
         arity=1,
         infer=reverse_type,
         evaluate=lambda attributes, x: np.flip(x, attributes["axes"]),
-        attributes={"axes": Attribute((int,), doc="the axes to reverse")},
+        attributes={"axes": Attribute((int,), many=True, doc="the axes to reverse")},
         compute=reverse_compute,
         vjp=single_vjp(lambda b, dy, node: b.reverse(dy, axes=node.attributes["axes"])),
         normalize=normalize_axes,
@@ -480,9 +484,9 @@ register(
         infer=pad_type,
         evaluate=pad_evaluate,
         attributes={
-            "low": Attribute((int,), doc="elements before each dimension; negative crops"),
-            "high": Attribute((int,), doc="elements after each dimension; negative crops"),
-            "interior": Attribute((int,), default=0, required=False, doc="elements between two neighbours"),
+            "low": Attribute((int,), many=True, symbolic=True, doc="elements before each dimension; negative crops"),
+            "high": Attribute((int,), many=True, symbolic=True, doc="elements after each dimension; negative crops"),
+            "interior": Attribute((int,), many=True, default=0, required=False, doc="elements between two neighbours"),
         },
         compute=pad_compute,
         vjp=single_vjp(pad_vjp),

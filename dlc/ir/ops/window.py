@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dlc.errors import TypeRuleError
+from dlc.errors import NotDifferentiableError, TypeRuleError
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
 from dlc.ir.compute import Compute, output_axes, reduction
@@ -106,7 +106,9 @@ def _extreme_gradient(b: Builder, dy: Value, node: Node) -> Value:
     """Each tap of the window takes the cotangents of the windows whose first extreme it is."""
     a, x, y = node.attributes, node.inputs[0], node.outputs[0]
     if int(np.prod(a["window"], dtype=np.int64)) > MAX_TAPS:
-        raise TypeRuleError(f"the gradient over a window of {a['window']} would take too many nodes; use reduce_max")
+        raise NotDifferentiableError(
+            f"{node!r}: a window this large has no gradient; use reduce_max where it spans an axis"
+        )
     shape, places, rank = x.type.shape, y.type.shape, x.type.rank
     zero = b.constant(0, dy.type.dtype)
     found: Value | None = None
@@ -137,9 +139,11 @@ register(
         evaluate=reduce_window_evaluate,
         attributes={
             "combiner": Attribute((str,), doc="'add', 'maximum' or 'minimum'"),
-            "window": Attribute((int,), doc="window extent per dimension"),
-            "strides": Attribute((int,), default=1, required=False, doc="step per dimension"),
-            "dilations": Attribute((int,), default=1, required=False, doc="distance of window elements per dimension"),
+            "window": Attribute((int,), many=True, doc="window extent per dimension"),
+            "strides": Attribute((int,), many=True, default=1, required=False, doc="step per dimension"),
+            "dilations": Attribute(
+                (int,), many=True, default=1, required=False, doc="distance of window elements per dimension"
+            ),
         },
         compute=reduce_window_compute,
         vjp=single_vjp(reduce_window_vjp),

@@ -202,6 +202,19 @@ def test_multi_head_attention(mask, batch_first):
     np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_transformer_encoder_stacks_copies():
+    x = random(2, 5, 8)
+    options = {"batch_first": True, "norm_first": True}
+    inner = T.TransformerEncoderLayer(8, 2, 16, **options)
+    reference = perturbed(T.TransformerEncoder(inner, 3, T.LayerNorm(8), enable_nested_tensor=False)).eval()
+    graph = build(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, **options), 3, nn.LayerNorm(8)), x)
+    first, second = (graph.state()[f"layers.{k}.linear1.weight"] for k in (0, 1))
+    assert not np.array_equal(first, second)
+    load(graph, reference)
+    got = interpret(graph.ir, {"x0": x})["y0"]
+    np.testing.assert_allclose(got, reference(torch.from_numpy(x)).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_recurrent_initial_states():
     x, h, c = random(7, 3, 6), random(2, 3, 5, seed=1), random(2, 3, 5, seed=2)
     reference = perturbed(T.LSTM(6, 5, 2)).eval()

@@ -141,6 +141,7 @@ def class_loss(name: str, draw: Draw) -> Iterator[Sample]:
     yield from both(name, draw.normal(2, 3, 4), draw.integers(0, 3, 2, 4, dtype=np.uint8))
     yield from both(name, draw.normal(2, 4, 3), draw.integers(0, 3, 2, 4, dtype=np.int32), axis=-1)
     yield from both(name, draw.normal(3), np.array(1))
+    yield Sample(name, (draw.normal(2, 300), np.array([44, 200], np.uint8)))
     if name == "cross_entropy":
         yield from both(name, draw.normal(5, 4, scale=1e4), draw.integers(0, 4, 5))
         yield from both(name, draw.normal(5, 4), draw.integers(0, 4, 5), label_smoothing=0.1)

@@ -259,6 +259,8 @@ def scatter_add(name: str, draw: Draw) -> Iterator[Sample]:
     yield from both(name, draw.normal(2, 4, 3), draw.integers(0, 4, 2, 2), draw.normal(2, 2, 2, 3), axis=1)
     yield from both(name, draw.normal(2, 5), draw.integers(0, 5, 6), draw.normal(2, 6), axis=1)
     yield from both(name, draw.normal(3, 70), draw.integers(0, 3, 0), draw.normal(0, 70), axis=0)
+    # Rows that are whole vectors and no whole chunks of a task: what is beyond a row belongs to the next one.
+    yield from both(name, draw.normal(2, 3, 80), draw.integers(-3, 3, 4), draw.normal(2, 4, 80), axis=1)
     yield Sample(name, (draw.integers(0, 9, 4), draw.integers(0, 4, 9), draw.integers(0, 9, 9)), {"axis": 0})
 
 
@@ -279,6 +281,7 @@ def scatter_elements(name: str, draw: Draw) -> Iterator[Sample]:
 @sampler("scatter_nd")
 def scatter_nd(name: str, draw: Draw) -> Iterator[Sample]:
     yield from both(name, draw.normal(3, 4, 5), np.array([[0, 1], [2, 3], [-1, 0]]), draw.normal(3, 5))
+    yield from both(name, draw.normal(3, 160), draw.integers(-3, 3, 4, 1), draw.normal(4, 160), combiner="add")
     for combiner in ("add", "maximum", "minimum"):
         yield from both(name, draw.normal(4, 3), draw.integers(-4, 4, 6, 1), draw.normal(6, 3), combiner=combiner)
     yield Sample(
@@ -327,13 +330,14 @@ def scan(name: str, draw: Draw) -> Iterator[Sample]:
 
 @sampler("if_")
 def if_(name: str, draw: Draw) -> Iterator[Sample]:
-    x, y = draw.normal(3), draw.normal(3)
-    branches = {
-        "then_graph": _region("then", _types(x, y), lambda b, p, q: (b.mul(p, q), p)),
-        "else_graph": _region("otherwise", _types(x, y), lambda b, p, q: (b.sub(p, q), q)),
-    }
-    for condition in (True, False):
-        yield Sample(name, (np.array(condition), x, y), branches)
+    for dtype in (np.float32, np.float64):
+        x, y = draw.normal(3, dtype=dtype), draw.normal(3, dtype=dtype)
+        branches = {
+            "then_graph": _region("then", _types(x, y), lambda b, p, q: (b.mul(p, q), p)),
+            "else_graph": _region("otherwise", _types(x, y), lambda b, p, q: (b.sub(p, q), q)),
+        }
+        for condition in (True, False):
+            yield Sample(name, (np.array(condition), x, y), branches)
 
 
 @sampler("loop")

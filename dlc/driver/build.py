@@ -1,0 +1,135 @@
+"""Building an artifact: passes, lowering, memory planning and code generation.
+
+Loaded on a cache miss only (``driver.compile``), so that a warm start does not
+pay for reading the compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dlc.codegen.copy import copy_kernel
+from dlc.codegen.llvm_target import host_target
+from dlc.codegen.lower import lower
+from dlc.codegen.target import CpuTarget
+from dlc.driver.artifact import Artifact
+from dlc.driver.assemble import Assembled, assemble
+from dlc.driver.native import KernelSet, assembly_of, compile_kernels, describe
+from dlc.driver.options import CompileOptions
+from dlc.driver.report import CompileReport
+from dlc.driver.store import compile_cached
+from dlc.ir.graph import Graph, Node
+from dlc.ir.kernel import Kernel
+from dlc.ir.lowering import Lowered
+from dlc.ir.opdef import Mode
+from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, SlotKind
+from dlc.ir.types import DType
+from dlc.passes.fold import FoldOptions, fold
+from dlc.passes.fuse import fuse
+from dlc.passes.hoist import lift_constants, split
+from dlc.passes.manager import Instruments, Pass, run_pipeline
+from dlc.passes.memory import plan_memory
+from dlc.passes.pipeline import INFERENCE, TRAINING
+
+FUSION = (Pass("fuse", fuse),)
+
+
+def pipeline(options: CompileOptions) -> list[Pass]:
+    """Return the passes of the mode, with the options that the caller chose."""
+    passes = INFERENCE if options.mode is Mode.INFERENCE else TRAINING
+    return [replace(p, options=FoldOptions(max_bytes=options.fold_limit)) if p.function is fold else p for p in passes]
+
+
+def optimise(graph: Graph, options: CompileOptions) -> tuple[Graph | None, Graph]:
+    """Run the passes; return the graph of what runs once at load, if any, and the graph of what runs each time."""
+    instruments = Instruments(verify=options.verify, dump=options.dump)
+    graph, _ = run_pipeline(graph, pipeline(options), instruments)
+    halves = split(lift_constants(graph), options.mode)
+    quiet = replace(instruments, dump=None)
+    load = run_pipeline(halves.init, FUSION, quiet)[0] if halves.init is not None else None
+    dump = options.dump / "fused" if options.dump is not None else None
+    main, _ = run_pipeline(halves.main, FUSION, replace(instruments, dump=dump))
+    return load, main
+
+
+def assemble_graphs(load: Graph | None, main: Graph, target: CpuTarget, threads: int) -> Assembled:
+    """Lower every node and assemble the programs."""
+    copies: dict[tuple[DType, int], Kernel] = {}
+
+    def lowered(node: Node, fixed: frozenset[int]) -> Lowered:
+        return lower(node, target, threads, fixed)
+
+    def copy(dtype: DType, size: int) -> Kernel:
+        if (dtype, size) not in copies:
+            copies[dtype, size] = copy_kernel(dtype, size, target)
+        return copies[dtype, size]
+
+    return assemble(load, main, lowered, copy)
+
+
+def build_artifact(graph: Graph, options: CompileOptions, target: CpuTarget, report: CompileReport) -> Artifact:
+    """Passes, lowering, memory planning and code generation."""
+    with report.phase("passes"):
+        load_graph, main_graph = optimise(graph, options)
+    with report.phase("lower"):
+        assembled = assemble_graphs(load_graph, main_graph, target, options.threads)
+    with report.phase("plan"):
+        kernels = KernelSet()
+        load_plan = plan_memory(assembled.load, kernels.symbol)
+        main_plan = plan_memory(assembled.main, kernels.symbol)
+    with report.phase("code"):
+        compiled = compile_kernels(kernels.kernels, target, min(options.threads, 8), compile_cached)
+    if options.dump is not None:
+        _dump(options.dump, load_plan, main_plan, kernels, compiled.modules, target)
+    initial = {s.name for s in graph.signature.inputs}
+    return Artifact(
+        load_plan,
+        main_plan,
+        compiled.objects,
+        compiled.scratch_bytes,
+        {name: array for name, array in assembled.arrays.items() if name not in initial},
+        len(kernels.kernels),
+        plan_flops(main_plan),
+    )
+
+
+def plan_flops(plan: Plan) -> int:
+    """Floating-point operations of one run, loops counted in full."""
+    total, factors = 0, [1]
+    for step in plan.steps:
+        match step:
+            case LoopBegin(count=count):
+                factors.append(factors[-1] * count)
+            case LoopEnd():
+                factors.pop()
+            case KernelStep(flops=flops):
+                total += flops * factors[-1]
+    return total
+
+
+def _dump(
+    folder: Path, load_plan: Plan, main_plan: Plan, kernels: KernelSet, modules: Sequence[str], target: CpuTarget
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan-load.txt").write_text(str(load_plan), encoding="utf-8")
+    (folder / "plan.txt").write_text(str(main_plan), encoding="utf-8")
+    (folder / "kernels.py").write_text(describe(kernels.kernels), encoding="utf-8")
+    for number, text in enumerate(modules):
+        (folder / f"module-{number}.ll").write_text(text, encoding="utf-8")
+    (folder / "assembly.s").write_text(assembly_of(modules, target), encoding="utf-8")
+
+
+def predict_memory(graph: Graph, threads: int | None = None) -> CompileReport:
+    """Plan a bound inference graph without generating code; the report holds sizes, FLOPs and the arena's peak."""
+    options = CompileOptions.make(Mode.INFERENCE, "cpu", "float32", threads)
+    target = host_target(options.features)
+    report = CompileReport()
+    with report.phase("plan"):
+        assembled = assemble_graphs(*optimise(graph, options), target, options.threads)
+        plan = plan_memory(assembled.main, lambda kernel: kernel.name)
+    report.arena_bytes, report.peak, report.flops = plan.arena_bytes, plan.peak, plan_flops(plan)
+    report.constant_bytes = sum(s.nbytes for s in plan.slots if s.kind is SlotKind.CONSTANT)
+    report.steps = sum(isinstance(s, KernelStep) for s in plan.steps)
+    return report
