@@ -237,10 +237,10 @@ def _guarded(value: Expr, accumulator: _Accumulator) -> tuple[Expr, Expr] | None
             if _is_identity(other, accumulator):
                 return condition, cast(x, value.dtype)
         case Apply(op="mul", args=(a, b)) if accumulator.combiner == "add":  # padding contributes nothing
-            for guarded, other in ((a, b), (b, a)):
+            for guarded, rest in ((a, b), (b, a)):
                 found = _guarded(guarded, accumulator)
                 if found is not None:
-                    return found[0], apply("mul", found[1], other)
+                    return found[0], apply("mul", found[1], rest)
     return None
 
 
