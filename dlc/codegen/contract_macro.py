@@ -32,6 +32,9 @@ from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, S
 PREFETCH_STEPS = 16
 """Depth steps by which a packed panel is asked for: about the latency of the second-level cache and more."""
 
+SHORT_DEPTH = 48
+"""A tile of so few depth steps is done before its output's lines arrive."""
+
 
 @dataclass(frozen=True)
 class RowMap:
@@ -311,12 +314,15 @@ class MacroKernel:
         if blocking.staged:
             row_window = Window("staged", ZERO)
             levels = self._staged_levels(levels)
+        strided = all(where.mode != ROWS_TABLE for where in maps.values())
+        early = blocking.pass_depth < SHORT_DEPTH and strided and not problem.spread
         spec = MicroSpec(
             dtype=problem.dtype,
             lanes=tile.lanes,
             rows=rows,
             vectors=vectors * joint,
             joint=joint,
+            early=early,
             levels=len(levels),
             panel_width=0 if blocking.panels_from == DIRECT else tile.width,
             out_rows=maps[OUT].mode,

@@ -58,10 +58,11 @@ class MicroSpec:
     ``panel_width`` is the number of elements per depth step of a packed panel, 0 where the panel operand is read
     in place with a stride per depth level. ``spread`` says that the row operand, too, has one element per column
     (channel-wise products) instead of one for all columns. ``masked`` limits the last vector to ``active``
-    columns. ``joint`` packed panels, ``panel_stride`` apart, are multiplied at once. ``prefetch`` asks for the
-    packed panel that many depth steps early; ``ahead`` also for a part of another panel, ``ahead`` elements from
-    this one and ``ahead_step`` further per depth step. ``blocked`` adds the scalars ``first`` and ``last``:
-    unless first, the tile continues from the output; unless last, it is stored without epilogue.
+    columns. ``joint`` packed panels, ``panel_stride`` apart, are multiplied at once. With ``early`` the lines of
+    the output are asked for a whole row tile early: short depths are done before they arrive. ``prefetch`` asks
+    for the packed panel that many depth steps early; ``ahead`` also for a part of another panel, ``ahead``
+    elements from this one and ``ahead_step`` further per depth step. ``blocked`` adds the scalars ``first`` and
+    ``last``: unless first, the tile continues from the output; unless last, it is stored without epilogue.
     """
 
     dtype: DType
@@ -77,6 +78,7 @@ class MicroSpec:
     spread: bool = False
     masked: bool = False
     joint: int = 1
+    early: bool = False
     prefetch: int = 0
     ahead: bool = False
     blocked: bool = False
@@ -230,8 +232,9 @@ def _prefetch_tiles(spec: MicroSpec) -> list[Stmt]:
     for number, form in enumerate(spec.reads):
         if form.rows != ROWS_NONE and form.lanes == LANES_UNIT:
             wanted.append((f"e{number}", f"e{number}_", form.rows))
+    skipped = spec.rows if spec.early else 0
     return [
-        Prefetch(buffer, apply("add", _row(prefix, mode, row), const(vector * spec.lanes)))
+        Prefetch(buffer, apply("add", _row(prefix, mode, row + skipped), const(vector * spec.lanes)))
         for buffer, prefix, mode in wanted
         for row in range(spec.rows)
         for vector in range(spec.vectors)
