@@ -309,6 +309,28 @@ def test_softmax_is_no_epilogue() -> None:
     assert groups[0] == ["contract"] and len(groups) == 2
 
 
+def test_fusing_again_changes_nothing() -> None:
+    once = fuse(make(lambda b, x: softmax(b, b.mul(x, 2.0), 1), (6, 8)))
+    assert fuse(once) is once
+
+
+def test_bodies_of_loops_are_fused() -> None:
+    b = Builder("body")
+    carry, step = b.input("c", tensor_type(float32, (8,))), b.input("x", tensor_type(float32, (8,)))
+    new = b.tanh(b.add(carry, step))
+    b.output("o0", new)
+    b.output("o1", b.mul(new, 2.0))
+    body = b.finish()
+    outer = Builder("outer")
+    start, steps = outer.input("c", tensor_type(float32, (8,))), outer.input("xs", tensor_type(float32, (5, 8)))
+    last, ys = outer.scan(start, steps, body=body, carries=1, sequences=1, length=5)
+    outer.output("last", last)
+    outer.output("ys", ys)
+    result = fuse(outer.finish())
+    (scan,) = result.nodes
+    assert [ops_of(n) for n in scan.attributes["body"].nodes] == [["add", "tanh", "mul"]]
+
+
 # -- size -------------------------------------------------------------------------------------------
 
 
