@@ -281,6 +281,14 @@ def test_epilogue_may_read_its_value_several_times() -> None:
     assert fused(make(function, (4, 8), (8, 6))) == [["contract", "sigmoid", "mul", "add"]]
 
 
+def test_epilogue_reads_an_operand_of_its_contraction() -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        part = b.slice(x, starts=(8, 0), limits=(15, 4))
+        return b.mul(b.tanh(product(b, part, w)), part)
+
+    assert ["contract", "tanh", "mul"] in fused(make(function, (15, 4), (4, 4)))
+
+
 def test_result_with_other_readers_ends_the_epilogue() -> None:
     def function(b: Builder, x: Value, w: Value) -> tuple[Value, Value]:
         y = b.add(product(b, x, w), 1.0)
