@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from dlc.errors import CompileError
-from dlc.ir.expr import Const, Expr, cast
+from dlc.ir.expr import Apply, Const, Expr, cast
+from dlc.ir.kernel import Accumulate
 from dlc.ir.types import DType, bool_, float32, int64
 
 POSITIONS = {"argmax": ("maximum", "greater"), "argmin": ("minimum", "less")}
@@ -47,6 +48,12 @@ def _extreme(dtype: DType, lowest: bool) -> Const:
         return Const(float("-inf") if lowest else float("inf"), dtype)
     info = np.iinfo(dtype.numpy)
     return Const(int(info.min if lowest else info.max), dtype)
+
+
+def accumulate(buffer: str, slot: Expr, combiner: str, value: Expr) -> Accumulate:
+    """Return the statement that takes ``value`` into ``buffer[slot]``; products are added without rounding first."""
+    product = isinstance(value, Apply) and value.op == "mul" and value.dtype.is_float and value.dtype.bits >= 32
+    return Accumulate(buffer, slot, "fma" if combiner == "add" and product else combiner, value)
 
 
 def result_of(value: Expr, combiner: str, dtype: DType) -> Expr:

@@ -14,6 +14,8 @@ PACKED, LOCAL, DIRECT = "packed", "local", "direct"
 """Where panels come from: packed by a kernel of its own, packed by each task into its scratch, or read in place."""
 PACKING_ROWS = 16
 """Packing a panel costs about as much as multiplying it with so many rows."""
+JOINT = {1: 2, 2: 2, 3: 2}
+"""Rows of a tile -> panels multiplied at once: accumulators enough to hide the latency of multiply-adds."""
 FEW_TILES = 16
 """With so few row tiles per panel, fetching panels from far memory shows, and the next panel is fetched meanwhile."""
 SMALL_FLOPS = 1 << 18
@@ -63,7 +65,8 @@ class Blocking:
     ``row_chunks`` and ``column_chunks`` are tasks per group; ``block_panels`` panels stay in cache while row
     tiles pass; with ``ahead`` the next ones are fetched meanwhile. Depth level ``depth_level`` advances by
     ``depth_block`` iterations per pass. ``staged``: each row tile is first copied to scratch memory.
-    ``overwritten`` numbers the epilogue's reads that may be the output's own memory.
+    ``overwritten`` numbers the epilogue's reads that may be the output's own memory. ``joint`` packed panels are
+    multiplied by one call where a tile has few rows.
     """
 
     tile: RegisterTile
@@ -81,6 +84,7 @@ class Blocking:
     ahead: bool
     staged: bool
     overwritten: frozenset[int]
+    joint: int
 
     @property
     def depth_blocks(self) -> int:
@@ -142,6 +146,8 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
     chunk_tiles = -(-tile_count // row_chunks)
     far = tile_count <= FEW_TILES or chunk_panels * tile.width * extent_of(levels) * itemsize > target.l2_bytes // 2
     ahead = panels_from == PACKED and 1 < chunk_tiles <= FEW_TILES and far
+    if tile_count == 1 and panels_from == PACKED:
+        block_panels = panels  # each panel is used once
     return Blocking(
         tile=tile,
         panels_from=panels_from,
@@ -157,6 +163,7 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
         depth_block=block,
         ahead=ahead,
         staged=staged,
+        joint=JOINT.get(-(-tiles.total // tiles.parts), 1) if panels_from != DIRECT and not ahead else 1,
         overwritten=_overwritten(problem, whole=extent_of(levels[:level]) * -(-levels[level].extent // block) == 1),
     )
 

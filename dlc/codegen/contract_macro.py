@@ -32,6 +32,9 @@ from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, S
 PREFETCH_STEPS = 16
 """Depth steps by which a packed panel is asked for: about the latency of the second-level cache and more."""
 
+SHORT_DEPTH = 48
+"""A tile of so few depth steps is done before its output's lines arrive."""
+
 
 @dataclass(frozen=True)
 class RowMap:
@@ -155,8 +158,16 @@ class MacroKernel:
         if tail:
             end = least(end, full)
         if full:
-            count = apply("sub", end, Var("panel0"))
+            count: Expr = apply("sub", end, Var("panel0"))
             panel = total(Var("panel0"), Var("p"))
+            joint = self.blocking.joint
+            if joint > 1:
+                together = apply("floor_div", count, const(joint))
+                first = total(Var("panel0"), scaled(Var("p"), joint))
+                call = self._call(rows, self.blocking.tile.vectors, 0, first, maps, joint)
+                statements.append(For(Var("p"), together, LoopKind.SERIAL, (call,)))
+                done = scaled(together, joint)
+                count, panel = apply("sub", count, done), total(panel, done)
             call = self._call(rows, self.blocking.tile.vectors, 0, panel, maps)
             statements.append(For(Var("p"), count, LoopKind.SERIAL, (call,)))
         if tail:
@@ -281,7 +292,8 @@ class MacroKernel:
             body = (If(apply("less", panel, const(full)), body, ragged),) if full else ragged
         return [For(Var("p"), apply("sub", Var("panel1"), Var("panel0")), LoopKind.SERIAL, body)]
 
-    def _call(self, rows: int, vectors: int, ragged: int, panel: Expr, maps: dict[int, RowMap]) -> Stmt:
+    def _call(self, rows: int, vectors: int, ragged: int, panel: Expr, maps: dict[int, RowMap], joint: int = 1) -> Stmt:
+        """One micro-kernel call: ``joint`` panels from ``panel`` on, ``vectors`` of each, the last one ``ragged``."""
         problem, blocking = self.problem, self.blocking
         tile = blocking.tile
         levels, row_depth, _ = self._depth()
@@ -302,11 +314,15 @@ class MacroKernel:
         if blocking.staged:
             row_window = Window("staged", ZERO)
             levels = self._staged_levels(levels)
+        strided = all(where.mode != ROWS_TABLE for where in maps.values())
+        early = blocking.pass_depth < SHORT_DEPTH and strided and not problem.spread
         spec = MicroSpec(
             dtype=problem.dtype,
             lanes=tile.lanes,
             rows=rows,
-            vectors=vectors,
+            vectors=vectors * joint,
+            joint=joint,
+            early=early,
             levels=len(levels),
             panel_width=0 if blocking.panels_from == DIRECT else tile.width,
             out_rows=maps[OUT].mode,
@@ -335,6 +351,7 @@ class MacroKernel:
             const(ragged),
             flags,
             self._ahead(),
+            const((self.depth if blocking.panels_from == PACKED else blocking.pass_depth) * tile.width),
         )
 
 

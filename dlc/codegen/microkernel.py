@@ -58,10 +58,11 @@ class MicroSpec:
     ``panel_width`` is the number of elements per depth step of a packed panel, 0 where the panel operand is read
     in place with a stride per depth level. ``spread`` says that the row operand, too, has one element per column
     (channel-wise products) instead of one for all columns. ``masked`` limits the last vector to ``active``
-    columns. ``prefetch`` asks for the packed panel that many depth steps early; ``ahead`` also for a part of
-    another panel, ``ahead`` elements from this one and ``ahead_step`` further per depth step. ``blocked`` adds
-    the scalars ``first`` and ``last``: unless first, the tile continues from the output; unless last, it is
-    stored without epilogue.
+    columns. ``joint`` packed panels, ``panel_stride`` apart, are multiplied at once. With ``early`` the lines of
+    the output are asked for a whole row tile early: short depths are done before they arrive. ``prefetch`` asks
+    for the packed panel that many depth steps early; ``ahead`` also for a part of another panel, ``ahead``
+    elements from this one and ``ahead_step`` further per depth step. ``blocked`` adds the scalars ``first`` and
+    ``last``: unless first, the tile continues from the output; unless last, it is stored without epilogue.
     """
 
     dtype: DType
@@ -76,6 +77,8 @@ class MicroSpec:
     reads: tuple[ReadForm, ...] = ()
     spread: bool = False
     masked: bool = False
+    joint: int = 1
+    early: bool = False
     prefetch: int = 0
     ahead: bool = False
     blocked: bool = False
@@ -140,6 +143,8 @@ def _scalars(spec: MicroSpec) -> list[str]:
         names += _names(f"e{number}_", form.rows, spec.rows)
         if form.lanes == LANES_STRIDE:
             names.append(f"e{number}_lane")
+    if spec.joint > 1:
+        names.append("panel_stride")
     if spec.ahead:
         names += ["ahead", "ahead_step"]
     if spec.masked:
@@ -160,6 +165,7 @@ def call_micro_kernel(
     active: Expr | None = None,
     flags: tuple[Expr, Expr] | None = None,
     ahead: tuple[Expr, ...] = (),
+    panel_stride: Expr | None = None,
 ) -> Call:
     """Return the call of the micro-kernel on one tile; operands in the order of its parameters."""
     values: list[Expr] = [*row_offsets, *out.rows]
@@ -172,6 +178,9 @@ def call_micro_kernel(
         if form.lanes == LANES_STRIDE:
             assert place.lane_stride is not None
             values.append(place.lane_stride)
+    if spec.joint > 1:
+        assert panel_stride is not None
+        values.append(panel_stride)
     values += ahead
     if spec.masked:
         assert active is not None
@@ -223,8 +232,9 @@ def _prefetch_tiles(spec: MicroSpec) -> list[Stmt]:
     for number, form in enumerate(spec.reads):
         if form.rows != ROWS_NONE and form.lanes == LANES_UNIT:
             wanted.append((f"e{number}", f"e{number}_", form.rows))
+    skipped = spec.rows if spec.early else 0
     return [
-        Prefetch(buffer, apply("add", _row(prefix, mode, row), const(vector * spec.lanes)))
+        Prefetch(buffer, apply("add", _row(prefix, mode, row + skipped), const(vector * spec.lanes)))
         for buffer, prefix, mode in wanted
         for row in range(spec.rows)
         for vector in range(spec.vectors)
@@ -281,7 +291,9 @@ def _step(spec: MicroSpec) -> list[Stmt]:
     statements: list[Stmt] = [Alloc(Buffer("b", spec.dtype, spec.vectors * spec.lanes, Space.LOCAL))]
     for vector in range(spec.vectors):
         column = _column(spec, vector)
-        load = Store("b", column, Load("panel", apply("add", base, column), spec.dtype))
+        load = Store(
+            "b", column, Load("panel", apply("add", _panel_place(spec, base, vector), Var("lane")), spec.dtype)
+        )
         limited = spec.masked and not spec.panel_width and vector == spec.vectors - 1
         if limited:
             empty = Store("b", column, const(0, spec.dtype))
@@ -291,8 +303,7 @@ def _step(spec: MicroSpec) -> list[Stmt]:
     if spec.prefetch:
         for vector in range(spec.vectors):
             step: Expr = const(spec.panel_width) if spec.panel_width else Var(f"db{deepest}")
-            later = apply("add", base, apply("mul", step, const(spec.prefetch)))
-            later = apply("add", later, const(vector * spec.lanes))
+            later = apply("add", _panel_place(spec, base, vector), apply("mul", step, const(spec.prefetch)))
             statements.append(Prefetch("panel", later))
     if spec.ahead:
         later = apply("add", Var("ahead"), apply("mul", panel_depth, Var("ahead_step")))
@@ -310,6 +321,13 @@ def _step(spec: MicroSpec) -> list[Stmt]:
             active = apply("less", Var("lane"), Var("active")) if limited else None
             statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (update,), active))
     return statements
+
+
+def _panel_place(spec: MicroSpec, base: Expr, vector: int) -> Expr:
+    """Return where a vector of the depth step at ``base`` begins."""
+    panel, inside = divmod(vector, spec.vectors // spec.joint)
+    place = apply("add", base, const(inside * spec.lanes)) if inside else base
+    return apply("add", place, apply("mul", Var("panel_stride"), const(panel))) if panel else place
 
 
 def _epilogue(spec: MicroSpec) -> list[Stmt]:

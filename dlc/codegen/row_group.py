@@ -103,7 +103,7 @@ class _Builder:
                 return False
             mapping = found
         kept = {a.var for a in space.kept}
-        index = tuple(self.simplify(mapping[a.var]) for a in compute.axes)
+        index = tuple(self.simplify(substitute(s, mapping)) for s in compute.store)
         if any(depends_on(i, {a.var for a in space.reduced}) for i in index):
             return False
         if {v for i in index for v in distinct([i]) if isinstance(v, Var)} - kept:

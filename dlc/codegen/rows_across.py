@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
-from dlc.codegen.combiners import POSITIONS, accumulation_dtype, identity, result_of
+from dlc.codegen.combiners import POSITIONS, accumulate, accumulation_dtype, identity, result_of
 from dlc.codegen.loop_nest import axis_simplifier
 from dlc.codegen.row_problem import Reduction, RowProblem, Stage
 from dlc.codegen.rows_along import is_better
@@ -236,6 +236,11 @@ def _guarded(value: Expr, accumulator: _Accumulator) -> tuple[Expr, Expr] | None
         case Apply(op="cast", args=(Apply(op="select", args=(condition, x, Const() as other)),)):
             if _is_identity(other, accumulator):
                 return condition, cast(x, value.dtype)
+        case Apply(op="mul", args=(a, b)) if accumulator.combiner == "add":  # padding contributes nothing
+            for guarded, rest in ((a, b), (b, a)):
+                found = _guarded(guarded, accumulator)
+                if found is not None:
+                    return found[0], apply("mul", found[1], rest)
     return None
 
 
@@ -284,7 +289,7 @@ class _Accumulator:
     def update(self, value: Expr) -> list[Stmt]:
         """Take in one element per row."""
         if not self.by_position:
-            return [Accumulate(self.name, SLOT, self.combiner, value)]
+            return [accumulate(self.name, SLOT, self.combiner, value)]
         assert self.reduction.position is not None
         best = Load(self.name, SLOT, self.dtype)
         flag = Var(f"{self.name}_better", bool_)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
-from dlc.codegen.combiners import POSITIONS, accumulation_dtype, identity, result_of
+from dlc.codegen.combiners import POSITIONS, accumulate, accumulation_dtype, identity, result_of
 from dlc.codegen.loop_nest import axis_simplifier
 from dlc.codegen.row_problem import Reduction, RowProblem, Stage
 from dlc.codegen.schedule_loops import LANE, serial, serial_nest, vector_axis
@@ -181,7 +181,7 @@ class Accumulator:
         """Take in ``value`` of one element."""
         slot = self.slot(part)
         if not self.by_position:
-            return [Accumulate(self.name, slot, self.combiner, value)]
+            return [accumulate(self.name, slot, self.combiner, value)]
         assert self.reduction.position is not None
         best = Load(self.name, slot, self.dtype)
         better = is_better(self.combiner, value, best)

@@ -7,11 +7,12 @@ It must not know ops.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
 from dlc.codegen.loop_nest import axis_simplifier
+from dlc.codegen.row_interior import interior
 from dlc.codegen.row_problem import RowProblem
 from dlc.codegen.rows_across import AcrossRows
 from dlc.codegen.rows_along import AlongRows
@@ -28,7 +29,7 @@ from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis
 from dlc.ir.cost import cost, distinct
 from dlc.ir.expr import Expr, Load, Var
-from dlc.ir.kernel import Stmt
+from dlc.ir.kernel import If, Stmt
 
 _ACCUMULATORS = 4
 _LONG_COLUMN = 64
@@ -109,10 +110,19 @@ def _along(problem: RowProblem, target: CpuTarget, threads: int) -> tuple[Stmt, 
     extent = problem.reduced[-1].extent if problem.reduced else 1
     lanes = vector_lanes(target, itemsizes(_values(problem)), extent)
     unroll = max(1, min(_ACCUMULATORS, extent // max(lanes, 1)))
-    rows = AlongRows(problem, lanes, unroll).statements()
+    rows = _inside_first(problem, None, lambda p: AlongRows(p, lanes, unroll).statements())
     kept = problem.kept
     split = split_tasks([a.extent for a in kept], [1] * len(kept), wanted_tasks(work_of(problem), threads), threads)
     return _tasks(kept, split, rows)
+
+
+def _inside_first(problem: RowProblem, lanes: Axis | None, build: Callable[[RowProblem], list[Stmt]]) -> list[Stmt]:
+    """Return the rows as ``build`` makes them, with a form of their own for rows where nothing needs a test."""
+    found = interior(problem, lanes)
+    if found is None:
+        return build(problem)
+    condition, inside = found
+    return [If(condition, tuple(build(inside)), tuple(build(problem)))]
 
 
 def _tasks(axes: Sequence[Axis], split: TaskSplit, rows: list[Stmt]) -> tuple[Stmt, ...]:
@@ -139,14 +149,14 @@ def _across(problem: RowProblem, target: CpuTarget, threads: int) -> tuple[Stmt,
     outer, inner = problem.kept[:-1], problem.kept[-1]
     lanes = vector_lanes(target, itemsizes(_values(problem)), inner.extent)
     unroll = max(1, min(_vectors_across(problem, target), inner.extent // max(lanes, 1)))
-    rows = AcrossRows(problem, lanes, unroll)
     block = lanes * unroll
     wanted = wanted_tasks(work_of(problem), threads)
     multiples = [1] * len(outer) + [block]
     split = split_tasks([a.extent for a in problem.kept], multiples, wanted, threads)
     if split.tasks > 1 and split.full == len(outer):
-        body = rows.chunk(TASK, split)
+        body = _inside_first(problem, inner, lambda p: AcrossRows(p, lanes, unroll).chunk(TASK, split))
         return parallel(problem.kept, split, TASK, body)
     if split.full == len(problem.kept):
         split = TaskSplit(len(outer))
-    return _tasks(outer, split, rows.statements())
+    rows = _inside_first(problem, inner, lambda p: AcrossRows(p, lanes, unroll).statements())
+    return _tasks(outer, split, rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlc.ir.dims import Shape
-from dlc.ir.expr import Expr, Read, Var, walk
+from dlc.ir.expr import Apply, Expr, Read, Var, walk
 from dlc.ir.types import DType
 
 COMBINERS = ("add", "mul", "maximum", "minimum", "bit_and", "bit_or", "argmax", "argmin")
@@ -68,3 +68,26 @@ def reduction(
     """Build a Compute that reduces ``body`` over ``reduce_axes``; output dimensions are ``axes`` in order."""
     shape = tuple(a.extent for a in axes)
     return Compute(axes, reduce_axes, combiner, body, tuple(a.var for a in axes), shape, dtype)
+
+
+MOST_TAPS = 64
+
+
+def is_lanewise_product(compute: Compute) -> bool:
+    """Tell whether a sum of products has few terms and no outer product: depthwise convolutions.
+
+    Both operands are read along the last output axis, and one of them along no further output axis, so that
+    every vector of output channels is made by itself.
+    """
+    body = compute.body
+    if compute.combiner != "add" or not isinstance(body, Apply) or body.op != "mul" or not compute.axes:
+        return False
+    terms = 1
+    for reduced in compute.reduce_axes:
+        terms *= reduced.extent
+    long = [a.var for a in compute.axes if a.extent > 1]
+    if not 1 < terms <= MOST_TAPS or not long or not all(isinstance(a, Read) for a in body.args):
+        return False
+    used = [{v for v in walk(read) if isinstance(v, Var) and v in long} for read in body.args]
+    last = compute.axes[-1].var if compute.axes[-1].extent > 1 else long[-1]
+    return last in used[0] & used[1] and (used[0] <= used[1] or used[1] <= used[0])

@@ -9,6 +9,7 @@ their readers. It must not know how groups are computed.
 from __future__ import annotations
 
 from dlc.ir.graph import Graph
+from dlc.ir.opdef import find_op
 from dlc.passes.fuse_build import build
 from dlc.passes.fuse_epilogue import as_epilogue
 from dlc.passes.fuse_groups import GroupKind
@@ -16,7 +17,7 @@ from dlc.passes.fuse_kinds import NodeKind
 from dlc.passes.fuse_pointwise import pointwise
 from dlc.passes.fuse_rows import in_rows, reduction
 from dlc.passes.fuse_state import FuseOptions, Grouping
-from dlc.passes.regions import in_regions
+from dlc.passes.regions import map_regions
 
 
 def fuse(graph: Graph, options: FuseOptions | None = None) -> Graph:
@@ -25,7 +26,10 @@ def fuse(graph: Graph, options: FuseOptions | None = None) -> Graph:
     Input: primitives only (after ``expand`` and ``layout``). Regions of control flow are fused inside.
     """
     chosen = options or FuseOptions()
-    graph = in_regions(graph, lambda region: fuse(region, chosen))
+    fused = find_op("fused")
+    nodes = [map_regions(n, lambda r: fuse(r, chosen)) if n.op.region and n.op is not fused else n for n in graph.nodes]
+    if any(a is not b for a, b in zip(nodes, graph.nodes, strict=True)):
+        graph = graph.with_nodes(nodes)
     grouping = Grouping(graph, chosen)
     group_nodes(grouping)
     return build(grouping.graph, grouping.facts, [g for g in grouping.forest.groups if g.nodes])

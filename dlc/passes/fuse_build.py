@@ -49,18 +49,22 @@ class _Build:
             return [], list(dict.fromkeys(v for n in group.nodes for v in n.inputs))
         decided: dict[Value, bool] = {}  # value -> whether its free producer is copied
         copies: dict[Node, None] = {}
-        inputs: dict[Value, None] = {}
+        # What a contraction reads as it is exists outside: the rest of the group reads it there too.
+        contracted = [v for n in group.nodes if self.facts[n].kind is NodeKind.CONTRACTION for v in n.inputs]
+        inputs = dict.fromkeys(v for v in contracted if not self._is_member(v, number))
         for node in group.nodes:
             for value in node.inputs:
-                maker = self.made_by.get(value)
-                if maker is not None and self.members.get(maker) == number:
+                if value in inputs or self._is_member(value, number):
                     continue
-                as_it_is = self.facts[node].kind is NodeKind.CONTRACTION
-                if not as_it_is and self._copied(value, number, decided):
+                if self._copied(value, number, decided):
                     self._collect(value, number, decided, copies, inputs)
                 else:
                     inputs[value] = None
         return sorted(copies, key=self.position.__getitem__), list(inputs)
+
+    def _is_member(self, value: Value, number: int) -> bool:
+        maker = self.made_by.get(value)
+        return maker is not None and self.members.get(maker) == number
 
     def _takes_operands_as_they_are(self, group: Group) -> bool:
         kind = self.facts[group.nodes[0]].kind
@@ -80,8 +84,7 @@ class _Build:
         while current not in decided:
             node = self._free(current)
             if node is None:
-                maker = self.made_by.get(current)
-                decided[current] = maker is not None and self.members.get(maker) == number
+                decided[current] = self._is_member(current, number)
                 break
             path.append((current, node))
             if len(node.inputs) != 1:
@@ -98,8 +101,7 @@ class _Build:
         pending = [value]
         while pending:
             current = pending.pop()
-            maker = self.made_by.get(current)
-            if maker is not None and self.members.get(maker) == number:
+            if current in inputs or self._is_member(current, number):
                 continue
             node = self._free(current)
             if node is None or not self._copied(current, number, decided):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Union
 
-from dlc.ir.compute import Compute
+from dlc.ir.compute import Compute, is_lanewise_product
 from dlc.ir.cost import cost, distinct
 from dlc.ir.expr import Apply, Const, Expr, Read, Var, children
 from dlc.ir.graph import Node
@@ -71,7 +71,7 @@ def facts_of(node: Node) -> NodeFacts:
     types = (*node.input_types, *node.output_types)
     if any(t.dtype.kind in ("complex", "string") or not t.is_static or t.size == 0 for t in types):
         return _OPAQUE
-    if op.has(Trait.CONTRACTION):
+    if op.has(Trait.CONTRACTION) and not is_lanewise_product(_compute(node)):
         return NodeFacts(NodeKind.CONTRACTION)
     if op.has(Trait.ELEMENTWISE):
         weight = _elementwise.get(op)
@@ -89,9 +89,9 @@ def _compute(node: Node) -> Compute:
 
 def _from_compute(node: Node, compute: Compute) -> NodeFacts:
     axes = (*compute.axes, *compute.reduce_axes)
-    if any(not isinstance(s, Var) for s in compute.store):
-        return _OPAQUE
     simplify = Simplifier({a.var: (0, max(a.extent - 1, 0)) for a in axes})
+    if any(not isinstance(simplify(s), Var | Const) for s in compute.store):
+        return _OPAQUE
     body = simplify(compute.body)
     number = {a.var: n for n, a in enumerate(axes)}
     maps = _operand_maps(node, body, number)

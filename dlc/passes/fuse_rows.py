@@ -135,7 +135,22 @@ def _joins_rows(state: Grouping, node: Node, number: int, operand: int) -> bool:
     if group.kind is not GroupKind.POINTWISE or group.crosses or group.shape != state.shape(node):
         return False
     value = node.inputs[operand]
-    return state.is_identity(node, operand) and state.base(value)[0] is value
+    wide = [d for d in group.shape if d != 1]
+    alike = all([d for d in member.outputs[0].type.shape if d != 1] == wide for member in group.nodes)
+    return alike and state.is_identity(node, operand) and state.base(value)[0] is value
+
+
+def _carried(value: Value, group: Group, shape: tuple[int, ...], role: ValueMap) -> ValueMap:
+    """Return the place of a value of a pointwise group of ``shape``, whose results are placed as ``role`` says.
+
+    Members may differ from the group's shape by reshapes on the way: by dimensions of extent 1 here, else OTHER.
+    """
+    found = value.type.shape
+    wide = [p for p, d in zip(role, shape, strict=True) if d != 1]
+    if value in group.sealed or group.shape != shape or [d for d in found if d != 1] != [d for d in shape if d != 1]:
+        return (Place.OTHER,) * value.type.rank
+    places = iter(wide)
+    return role if found == shape else tuple(next(places) if d != 1 else Place.UNIT for d in found)
 
 
 def _place_along(state: Grouping, number: int, role: ValueMap, needs: bool) -> None:
@@ -143,7 +158,7 @@ def _place_along(state: Grouping, number: int, role: ValueMap, needs: bool) -> N
     group = state.forest.group(number)
     for member in group.nodes:
         value = member.outputs[0]
-        group.maps[value] = role if value not in group.sealed else (Place.OTHER,) * value.type.rank
+        group.maps[value] = _carried(value, group, group.shape, role)
         if needs:
             group.dependent.add(value)
 
@@ -184,10 +199,7 @@ def reduction(state: Grouping, node: Node, position: int) -> None:
     group = state.forest.group(number)
     if group.kind is GroupKind.POINTWISE:
         for member in group.nodes[:-1]:
-            inside = group.shape == shape and member.outputs[0] not in group.sealed
-            group.maps[member.outputs[0]] = (
-                tuple(range(len(shape))) if inside else (Place.OTHER,) * member.outputs[0].type.rank
-            )
+            group.maps[member.outputs[0]] = _carried(member.outputs[0], group, shape, tuple(range(len(shape))))
     group.kind, group.shape, group.reduced, group.kept = GroupKind.ROWS, shape, reduced, kept
     group.maps[node.outputs[0]] = result
     group.dependent.add(node.outputs[0])
@@ -249,8 +261,7 @@ def _place_pointwise(state: Grouping, groups: Sequence[int], shape: tuple[int, .
         if group.kind is GroupKind.POINTWISE:
             for member in group.nodes:
                 value = member.outputs[0]
-                sealed = value in group.sealed
-                group.maps[value] = (Place.OTHER,) * value.type.rank if sealed else tuple(range(len(shape)))
+                group.maps[value] = _carried(value, group, shape, tuple(range(len(shape))))
 
 
 def _note_readers(state: Grouping, number: int, shape: tuple[int, ...], reduced: frozenset[int], base: Value) -> None:

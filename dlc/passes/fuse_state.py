@@ -20,7 +20,13 @@ OUTSIDE = -1
 
 @dataclass(frozen=True)
 class FuseOptions:
-    """Limits of one group: nodes, work per element, nodes and foreign operands of an epilogue."""
+    """Limits of groups.
+
+    ``most_nodes`` and ``most_weight`` (work per element) bound every group, ``most_epilogue_*`` what follows a
+    contraction, ``most_sealed_weight`` what is computed where a reader moves it to, ``most_window_weight`` what
+    is computed again for every window. Rows that are not contiguous stay in one kernel up to
+    ``most_rows_in_cache`` elements.
+    """
 
     most_nodes: int = 64
     most_weight: int = 1200

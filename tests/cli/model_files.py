@@ -25,3 +25,22 @@ def linear_model(batch="batch", weights=None, op="Gemm", name="x", opset=20):
 def write_model(path, **options):
     onnx.save(linear_model(**options), path)
     return path
+
+
+def branching_model():
+    """Return y = exp(x) if c, else log(x): a model that only the interpreter runs."""
+    x, y, c = (helper.make_tensor_value_info(n, t, shape) for n, t, shape in (
+        ("x", TensorProto.FLOAT, [3]), ("y", TensorProto.FLOAT, [3]), ("c", TensorProto.BOOL, [])))  # fmt: skip
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(op, ["x"], [f"{op}_y"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{op}_y", TensorProto.FLOAT, [3])],
+        )
+        for name, op in (("then_branch", "Exp"), ("else_branch", "Log"))
+    }
+    graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], name="choice", **branches)], "choice", [x, c], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 9
+    return model

@@ -144,7 +144,7 @@ def test_random_matmuls():
 
 
 @pytest.mark.parametrize(
-    "name", ["matmul", "transposed rhs", "batched", "conv narrow image", "depthwise", "matrix vector"]
+    "name", ["matmul", "transposed rhs", "batched", "conv narrow image", "depthwise", "matrix vector", "one row"]
 )
 def test_emulator_and_machine_code_agree(name):
     spec, lhs, rhs, sizes = SPECS[name]
@@ -154,12 +154,71 @@ def test_emulator_and_machine_code_agree(name):
         lhs, rhs = (1, 5, 5, 3), (3, 3, 3, 17)
     if name == "depthwise":
         lhs, rhs = (1, 5, 6, 19), (3, 3, 19)
+    if name == "one row":
+        lhs, rhs = (1, 5), (5, 105)
     arrays, _ = _arrays(np.random.default_rng(8), spec, lhs, rhs, np.float32)
     target = TARGETS["avx512"]
     lowered, shape = _lower(spec, arrays, sizes, target)
     native = Native(lowered, target)(arrays, aligned(shape, np.float32, np.nan))
     emulated = run_emulated(lowered, arrays, np.full(shape, np.nan, np.float32))
     assert np.array_equal(native, emulated)
+
+
+def _random_convolution(rng):
+    """Return a random forward, weight-gradient or depthwise convolution: spec, lhs, rhs, sizes."""
+    n, height, width, channels, filters = (int(x) for x in rng.integers((1, 1, 1, 1, 1), (4, 20, 20, 40, 70)))
+    r, s = (int(x) for x in rng.integers(1, 4, 2))
+    stride, dilation = (int(x) for x in rng.integers(1, 3, 2))
+    h, w = f"h*{stride}+r*{dilation}", f"w*{stride}+s*{dilation}"
+    # Rows and columns that no window reads are legal.
+    rows = (height - 1) * stride + (r - 1) * dilation + 1 + int(rng.integers(2))
+    columns = (width - 1) * stride + (s - 1) * dilation + 1 + int(rng.integers(2))
+    sizes = {"h": height, "w": width, "r": r, "s": s}
+    match int(rng.integers(5)):
+        case 0:
+            return f"n {h} {w} c, r s c k -> n h w k", (n, rows, columns, channels), (r, s, channels, filters), sizes
+        case 1:
+            lhs, rhs = (n, rows, columns, 2 * channels), (r, s, channels, 2 * filters)
+            return f"n {h} {w} (g c), r s c (g k) -> n h w (g k)", lhs, rhs, sizes | {"g": 2}
+        case 2:
+            lhs, rhs = (n, rows, columns, channels), (n, height, width, filters)
+            return f"n {h} {w} c, n h w k -> r s c k", lhs, rhs, sizes
+        case 3:
+            return f"n {h} {w} g, r s g -> n h w g", (n, rows, columns, channels), (r, s, channels), sizes
+        case _:
+            lhs, rhs = (n, rows, columns, channels), (n, height, width, channels)
+            return f"n {h} {w} g, n h w g -> r s g", lhs, rhs, sizes
+
+
+def test_random_convolutions():
+    seed = int(np.random.SeedSequence().entropy % (1 << 32))
+    print("seed", seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(15):
+        spec, lhs, rhs, sizes = _random_convolution(rng)
+        target = TARGETS[str(rng.choice(list(TARGETS)))]
+        threads = int(rng.choice([1, 2, 4]))
+        constants = [(), (1,)][int(rng.integers(2))]
+        arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
+        lowered, shape = _lower(spec, arrays, sizes, target, threads, constants=constants)
+        out = aligned(shape, np.float32, np.nan)
+        _check(Native(lowered, target, threads)(arrays, out), spec, arrays, sizes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_staged_rows_local_panels_and_passes_over_the_depth(dtype):
+    """Shapes large enough for every branch, all ragged."""
+    cases = [
+        ("b k, b n -> k n", (700, 260), (700, 143), {}),
+        ("m k, n k -> m n", (67, 2500), (71, 2500), {}),
+        ("n h+r w+s c, n h w k -> r s c k", (3, 24, 24, 130), (3, 22, 22, 70), {}),
+    ]
+    rng = np.random.default_rng(12)
+    for spec, lhs, rhs, sizes in cases:
+        arrays, _ = _arrays(rng, spec, lhs, rhs, dtype)
+        lowered, shape = _lower(spec, arrays, sizes, TARGETS["avx512"], 2)
+        out = aligned(shape, dtype, np.nan)
+        _check(Native(lowered, TARGETS["avx512"], 2)(arrays, out), spec, arrays, sizes)
 
 
 def _bias_residual_relu(rank, shape, columns):

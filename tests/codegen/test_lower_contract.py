@@ -10,7 +10,9 @@ from dlc.codegen.lower import lower
 from dlc.errors import CompileError
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
+from dlc.ir.compute import is_lanewise_product
 from dlc.ir.graph import Graph, Node, Value, region_signature
+from dlc.ir.kernel import If, statements
 from dlc.ir.opdef import find_op
 from dlc.ir.types import float32, tensor_type
 from tests.codegen.lowering import HOST, check_node
@@ -93,3 +95,57 @@ def test_no_elements_need_no_kernel() -> None:
     x, w = b.input("x", tensor_type(float32, (0, 8))), b.input("w", tensor_type(float32, (8, 10)))
     product(b, x, w)
     assert check_node(b.nodes[-1], [np.zeros((0, 8), np.float32), numbers(8, 10)]).calls == ()
+
+
+@pytest.mark.parametrize("channels", [3, 16, 40])
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2)])
+def test_depthwise_convolution_is_one_kernel(channels: int, stride: int, dilation: int) -> None:
+    def function(b: Builder, x: Value, w: Value, bias: Value) -> Value:
+        edge = (0, dilation, dilation, 0)
+        padded = b.pad(x, b.constant(0.0, float32), low=edge, high=edge, interior=(0, 0, 0, 0))
+        spec = f"n h*{stride}+r*{dilation} w*{stride}+s*{dilation} c, r s c -> n h w c"
+        return b.minimum(b.maximum(b.add(b.contract(padded, w, spec=spec), bias), 0.0), 6.0)
+
+    arrays = numbers(2, 9, 8, channels), numbers(3, 3, channels), numbers(channels)
+    (lowered,) = check(function, *arrays, emulated=channels < 20)
+    assert len(lowered.calls) == 1 and lowered.temporaries == ()
+
+
+def test_grouped_output_of_a_depthwise_convolution() -> None:
+    def function(b: Builder, x: Value, w: Value, residual: Value) -> Value:
+        spec = "n h+r w+s (g c), r s c (g k) -> n h w (g k)"
+        return b.add(b.contract(x, w, spec=spec, sizes=(("g", 20),)), residual)
+
+    (lowered,) = check(function, numbers(1, 6, 7, 20), numbers(3, 3, 1, 20), numbers(1, 4, 5, 20), emulated=False)
+    assert [c.kernel.name for c in lowered.calls] == ["reduction"]
+
+
+def test_windows_inside_the_padding_test_nothing() -> None:
+    def pool(b: Builder, x: Value) -> Value:
+        edge = (0, 1, 1, 0)
+        padded = b.pad(x, b.constant(-np.inf, float32), low=edge, high=edge, interior=(0, 0, 0, 0))
+        window = {"window": (1, 3, 3, 1), "strides": (1, 1, 1, 1), "dilations": (1, 1, 1, 1)}
+        return b.reduce_window(padded, combiner="maximum", **window)
+
+    (lowered,) = check(pool, numbers(1, 7, 8, 16))
+    tests = [s for s in statements(lowered.calls[0].kernel.body) if isinstance(s, If)]
+    outer = next(s for s in tests if s.otherwise)
+    assert not any(isinstance(s, If) for s in statements(outer.then))
+    assert "select" not in repr(outer.then)
+
+
+@pytest.mark.parametrize(
+    "spec, lhs, rhs, lanewise",
+    [
+        ("n h+r w+s c, r s c -> n h w c", (1, 6, 6, 8), (3, 3, 8), True),
+        ("m k, k n -> m n", (4, 5), (5, 6), False),
+        ("n h+r w+s c, r s c k -> n h w k", (1, 6, 6, 8), (3, 3, 8, 4), False),
+        ("n h+r w+s c, n h w c -> r s c", (1, 66, 66, 8), (1, 64, 64, 8), False),  # many terms
+        ("b k, b k n -> b n", (3, 9), (3, 9, 16), False),
+    ],
+)
+def test_lanewise_products(spec: str, lhs: tuple, rhs: tuple, lanewise: bool) -> None:
+    b = Builder("test")
+    b.contract(b.input("x", tensor_type(float32, lhs)), b.input("w", tensor_type(float32, rhs)), spec=spec)
+    node = b.nodes[-1]
+    assert is_lanewise_product(node.op.compute(node.input_types, node.output_types, node.attributes)) is lanewise

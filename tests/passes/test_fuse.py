@@ -235,6 +235,16 @@ def test_long_columns_are_finished_before_they_are_used() -> None:
     assert fused(graph) == [["reduce_sum"], ["mul"]]
 
 
+def test_rows_reach_values_of_their_producer_before_a_reshape() -> None:
+    def function(b: Builder, x: Value) -> Value:
+        before = b.add(b.reshape_to(b.tanh(x), (3, 18, 2)), 1.0)
+        rows = b.mul(b.reshape_to(before, (3, 18, 1, 2)), 0.5)
+        total = b.reduce_sum(rows, axes=(3,), keepdims=True)
+        return b.mul(total, b.reshape_to(before, (3, 18, 1, 2)))
+
+    assert len(fused(make(function, (3, 18, 1, 2)))) == 1
+
+
 def test_different_rows_stay_apart() -> None:
     def function(b: Builder, x: Value) -> tuple[Value, Value]:
         y = b.exp(x)
@@ -271,6 +281,14 @@ def test_epilogue_may_read_its_value_several_times() -> None:
     assert fused(make(function, (4, 8), (8, 6))) == [["contract", "sigmoid", "mul", "add"]]
 
 
+def test_epilogue_reads_an_operand_of_its_contraction() -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        part = b.slice(x, starts=(8, 0), limits=(15, 4))
+        return b.mul(b.tanh(product(b, part, w)), part)
+
+    assert ["contract", "tanh", "mul"] in fused(make(function, (15, 4), (4, 4)))
+
+
 def test_result_with_other_readers_ends_the_epilogue() -> None:
     def function(b: Builder, x: Value, w: Value) -> tuple[Value, Value]:
         y = b.add(product(b, x, w), 1.0)
@@ -297,6 +315,28 @@ def test_two_contractions_are_two_groups() -> None:
 def test_softmax_is_no_epilogue() -> None:
     groups = fused(make(lambda b, x, w: softmax(b, product(b, x, w), 1), (6, 8), (8, 40)))
     assert groups[0] == ["contract"] and len(groups) == 2
+
+
+def test_fusing_again_changes_nothing() -> None:
+    once = fuse(make(lambda b, x: softmax(b, b.mul(x, 2.0), 1), (6, 8)))
+    assert fuse(once) is once
+
+
+def test_bodies_of_loops_are_fused() -> None:
+    b = Builder("body")
+    carry, step = b.input("c", tensor_type(float32, (8,))), b.input("x", tensor_type(float32, (8,)))
+    new = b.tanh(b.add(carry, step))
+    b.output("o0", new)
+    b.output("o1", b.mul(new, 2.0))
+    body = b.finish()
+    outer = Builder("outer")
+    start, steps = outer.input("c", tensor_type(float32, (8,))), outer.input("xs", tensor_type(float32, (5, 8)))
+    last, ys = outer.scan(start, steps, body=body, carries=1, sequences=1, length=5)
+    outer.output("last", last)
+    outer.output("ys", ys)
+    result = fuse(outer.finish())
+    (scan,) = result.nodes
+    assert [ops_of(n) for n in scan.attributes["body"].nodes] == [["add", "tanh", "mul"]]
 
 
 # -- size -------------------------------------------------------------------------------------------

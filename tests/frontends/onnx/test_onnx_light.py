@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from light_models import NAMES, PATHS, random_weights, stored_output
 
 import dlc
+from bench.light_models import NAMES, PATHS, random_weights, stored_output
 from dlc.ir.graph import Role
 
 pytestmark = pytest.mark.slow

@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
-from model_files import write_model
+from model_files import branching_model, write_model
 
 from dlc import models
 
@@ -128,3 +129,17 @@ def test_builtin_models_are_seeded(dlc, tmp_path):
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
     assert "digits_cnn" in models.names()
+
+
+def test_a_model_that_only_the_interpreter_runs(dlc, tmp_path):
+    path = tmp_path / "choice.onnx"
+    onnx.save(branching_model(), path)
+    checked = dlc("check", path)
+    assert checked.exit_code == 0
+    assert "warning" in checked.output
+    assert "choice" in checked.output
+    assert "interpreter only" in dlc("info", path).output
+    refused = dlc("run", path)
+    assert refused.exit_code == 4
+    assert "--interpreter" in refused.output
+    assert dlc("run", path, "--interpreter").exit_code == 0
