@@ -10,7 +10,10 @@ from pass_text import chain, graph_of
 from dlc.errors import GraphError
 from dlc.passes.rewrite import rewrite, rule
 
-CHAIN = 'input %x: float32[3] data\n%1 = exp(%x) @ "a"\n%2 = neg(%1) @ "b"\n%3 = neg(%2) @ "c"\n%4 = sin(%3) @ "d"\noutput "y" = %4'
+CHAIN = (
+    'input %x: float32[3] data\n%1 = exp(%x) @ "a"\n%2 = neg(%1) @ "b"\n'
+    '%3 = neg(%2) @ "c"\n%4 = sin(%3) @ "d"\noutput "y" = %4'
+)
 
 
 @rule("neg")
