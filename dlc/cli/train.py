@@ -96,7 +96,7 @@ def command(
         note(f"resumed from {checkpoint} after {step.steps} steps")
     begin = time.perf_counter()
     try:
-        step.fit(
+        history = step.fit(
             train,
             epochs=epochs,
             batch_size=batch_size,
@@ -112,6 +112,10 @@ def command(
             note(f"state after {step.steps} steps saved; --resume goes on from there")
         raise
     seconds = time.perf_counter() - begin
+    if not history:
+        note(f"the checkpoint has all {epochs} epochs already; --epochs asks for more")
+    elif not np.isfinite(history["loss"]).all():
+        note("the loss is not finite; a smaller --lr may help")
     accuracy = float(np.mean(logits_of(step, test, threads).argmax(axis=1) == test["label"]))
     say(f"test accuracy {accuracy:.2%} of {len(test['label'])} images after {step.steps} steps, {seconds:.1f} s")
     if checkpoint is not None:
