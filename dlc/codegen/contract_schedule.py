@@ -70,7 +70,7 @@ def _label(spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs:
 def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int], label: str) -> Lowered:
     """Outer products over packed or directly read panels."""
     tile = register_tile(target, problem.dtype.itemsize, problem.columns[-1].extent)
-    panels_from = _panels_from(problem, tile.rows, constants)
+    panels_from = _panels_from(problem, constants)
     blocking = choose_blocking(problem, target, threads, panels_from)
     row, panel = _input(problem.row_operand), _input(problem.panel_operand)
     reads = tuple(_input(2 + read.input) for read in problem.reads)
@@ -114,15 +114,23 @@ def _dots(problem: Problem, target: CpuTarget, threads: int, label: str) -> Lowe
     return Lowered((KernelCall(kernel, (_input(many), _input(few), OUTPUT, *reads), problem.flops),))
 
 
-def _panels_from(problem: Problem, tile_rows: int, constants: frozenset[int]) -> str:
+def _panels_from(problem: Problem, constants: frozenset[int]) -> str:
     """Pack constants ahead, and others where that is needed for vectors or enough rows use each panel."""
     if problem.spread:
         return DIRECT
     if problem.panel_operand in constants:
         return PACKED
-    if problem.columns[-1].strides[problem.panel_operand] != 1 or problem.row_count >= 4 * tile_rows:
-        return LOCAL if can_block(problem) or problem.depth_count <= MOST_LOCAL_DEPTH else PACKED
-    return DIRECT
+    if problem.columns[-1].strides[problem.panel_operand] == 1 and _reads_in_place(problem):
+        return DIRECT
+    return LOCAL if can_block(problem) or problem.depth_count <= MOST_LOCAL_DEPTH else PACKED
+
+
+def _reads_in_place(problem: Problem) -> bool:
+    """Whether too few rows use each panel to repay packing it; the wider the operand's rows, the slower in place."""
+    apart = problem.depth[-1].strides[problem.panel_operand] * problem.dtype.itemsize if problem.depth else 0
+    if problem.row_count < 96:
+        return apart % 4096 != 0 or problem.row_count < 40
+    return problem.row_count < 192 and apart <= 2048
 
 
 def _two_steps(
