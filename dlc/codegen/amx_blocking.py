@@ -20,9 +20,9 @@ LONGEST_PASS = 32
 """Depth steps of a pass at most."""
 TILE_STEP_CYCLES = 12 * 16 * 1.4
 """Cycles of a depth step of one row tile and one panel: twelve tile products, slowed by memory and power."""
-SPLIT_ROW_CYCLES, SPLIT_PANEL_CYCLES, PACK_CYCLES = 0.7, 0.8, 0.5
+SPLIT_ROW_CYCLES, SPLIT_PANEL_CYCLES, PACK_CYCLES = 0.7, 0.5, 0.5
 """Cycles to split one element of rows, one of a panel, which comes from farther away, and to pack one."""
-FAR_PANEL_CYCLES = 1.4
+FAR_PANEL_CYCLES = 1.2
 """Cycles to split one element of panels that no cache holds."""
 FMA_FLOPS_PER_CYCLE = 57
 """What the other path reaches of 64."""

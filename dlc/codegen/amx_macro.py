@@ -20,6 +20,7 @@ from dlc.codegen.amx_micro import (
     add_block_kernel,
     epilogue_block_kernel,
     least_of_block_kernel,
+    split_pairs_kernel,
     split_panel_kernel,
     split_row_kernel,
     steps_of,
@@ -58,12 +59,8 @@ GREATEST_BESIDE_SMALL = (127 + 30) << 23
 LEAST_RESULT = 2.0**-50
 """What parts and products lose below the smallest normal float32 (2^-126) does not show in results of this size,
 where no factor is beyond 2^30."""
-LINE = 16
-"""Float32 elements of a cache line."""
-STEP_LINES = STEP * BLOCK // LINE
-"""Cache lines of one depth step of a packed panel."""
-MOST_LINES = 16
-"""So many lines per step can be under way beside the tiles' own."""
+MOST_PAIRS = 8
+"""Vector units split so many pairs of rows while a step of tiles is multiplied."""
 
 
 class AmxKernel(MacroKernel):
@@ -93,6 +90,7 @@ class AmxKernel(MacroKernel):
                 ),
             ),
         ]
+        places = 2 if self._meanwhile() else 1
         slots = 1
         if blocking.passes > 1:
             slots += blocking.block_panels * self.group_blocks
@@ -101,7 +99,7 @@ class AmxKernel(MacroKernel):
             Alloc(Buffer("least", float32, TILE, Space.LOCAL)),
             *self._reset(),
             Alloc(Buffer("row_parts", bfloat16, found.group_tiles * self.tile_size, Space.LOCAL)),
-            Alloc(Buffer("panel_parts", bfloat16, found.pass_steps * PANEL_STEP, Space.LOCAL)),
+            Alloc(Buffer("panel_parts", bfloat16, places * found.pass_steps * PANEL_STEP, Space.LOCAL)),
             Alloc(Buffer("sums", float32, slots * BLOCK * BLOCK, Space.LOCAL)),
         ]
         if blocking.panels_from == LOCAL:
@@ -164,15 +162,16 @@ class AmxKernel(MacroKernel):
             Let(Var("row_tiles"), apply("floor_div", total(rows, const(TILE - 1)), const(TILE))),
             Let(Var("row_blocks"), apply("floor_div", total(Var("row_tiles"), const(1)), const(2))),
         ]
-        panel_loop = For(Var("p"), apply("sub", Var("panel1"), Var("panel0")), LoopKind.SERIAL, tuple(self._panel()))
+        count = apply("sub", Var("panel1"), Var("panel0"))
+        panel_loop = [*self._first_panel(), For(Var("p"), count, LoopKind.SERIAL, tuple(self._panel()))]
         block: list[Stmt] = [
             Let(Var("panel0"), total(first_panel, scaled(Var("nb"), blocking.block_panels))),
             Let(Var("panel1"), least(total(Var("panel0"), const(blocking.block_panels)), panel_end)),
         ]
         blocks = For(Var("nb"), const(-(-panels // blocking.block_panels)), LoopKind.SERIAL, ())
         if blocking.passes == 1:
-            return [*lets, *self._stage_rows(), For(blocks.var, blocks.extent, blocks.kind, (*block, panel_loop))]
-        depth = For(Var("pass"), const(blocking.passes), LoopKind.SERIAL, (*self._stage_rows(), panel_loop))
+            return [*lets, *self._stage_rows(), For(blocks.var, blocks.extent, blocks.kind, (*block, *panel_loop))]
+        depth = For(Var("pass"), const(blocking.passes), LoopKind.SERIAL, (*self._stage_rows(), *panel_loop))
         return [*lets, For(blocks.var, blocks.extent, blocks.kind, (*block, depth))]
 
     def _stage_rows(self) -> list[Stmt]:
@@ -191,15 +190,54 @@ class AmxKernel(MacroKernel):
         loop = For(Var("i"), const(TILE), LoopKind.SERIAL, (Let(Var("row"), row), call))
         return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, (loop,))]
 
+    def _meanwhile(self) -> int:
+        """Return how many pairs of rows of the next panel each step of a block splits; 0 where it does not.
+
+        Panels must be packed, and each run of the depth consist of whole steps.
+        """
+        blocking = self.blocking
+        cut = blocking.depth_level == len(blocking.levels) - 1 and blocking.depth_block % STEP
+        if blocking.panels_from == LOCAL or cut or blocking.levels[-1].extent % STEP:
+            return 0
+        pairs = 1
+        while pairs * self.group_blocks < TILE:
+            pairs *= 2
+        return min(pairs, MOST_PAIRS)
+
+    def _parts_of(self, number: Expr) -> Expr:
+        """Return where the parts of a block's panel ``number`` lie: two places take turns."""
+        return scaled(apply("floor_mod", number, const(2)), self.found.pass_steps * PANEL_STEP)
+
+    def _first_panel(self) -> list[Stmt]:
+        """Split the first panel of a block of panels, where the others are split while tiles are multiplied."""
+        if not self._meanwhile():
+            return []
+        source = self._panel_window(Var("panel0"))
+        windows = (source, Window("panel_parts", ZERO), Window("watched", ZERO))
+        steps = steps_of([level.extent for level in self._depth()[0]])
+        call = Call(split_pairs_kernel(), windows, (ZERO, scaled(steps, TILE)))
+        return [If(apply("less", Var("panel0"), Var("panel1")), (call,))]
+
     def _panel(self) -> list[Stmt]:
-        """Split one panel's part of the pass, then multiply all blocks of rows with it."""
+        """Multiply all blocks of rows with a panel's part of the pass, which is split before or was meanwhile."""
         levels, _, panel_depth = self._depth()
         extents = [level.extent for level in levels]
+        statements: list[Stmt] = [
+            Let(Var("panel"), total(Var("panel0"), Var("p"))),
+            Let(Var("steps"), steps_of(extents)),
+        ]
+        blocks = For(Var("b"), Var("row_blocks"), LoopKind.SERIAL, tuple(self._block()))
+        pairs = self._meanwhile()
+        if pairs:
+            done = apply("mul", apply("mul", Var("row_blocks"), Var("steps")), const(pairs))
+            rest = apply("sub", scaled(Var("steps"), TILE), done)
+            after = Call(split_pairs_kernel(), self._next_windows(), (done, rest))
+            wanted = apply("less", total(Var("panel"), const(1)), Var("panel1"))
+            missing = apply("bit_and", wanted, apply("greater", rest, ZERO))
+            return [*statements, blocks, If(missing, (after,))]
         outer: Expr = const(1)
         for extent in extents[:-1]:
             outer = scaled(outer, int(extent.value)) if isinstance(extent, Const) else apply("mul", outer, extent)
-        panel = total(Var("panel0"), Var("p"))
-        statements: list[Stmt] = [Let(Var("panel"), panel)]
         if self.blocking.panels_from == LOCAL:
             statements.append(self._pack_one(panel_depth))
             source = Window("packed", ZERO)
@@ -207,9 +245,34 @@ class AmxKernel(MacroKernel):
             source = self._panel_window(Var("panel"))
         windows = (source, Window("panel_parts", ZERO), Window("watched", ZERO))
         statements.append(Call(split_panel_kernel(), windows, (outer, extents[-1])))
-        statements.append(Let(Var("steps"), steps_of(extents)))
-        statements.append(For(Var("b"), Var("row_blocks"), LoopKind.SERIAL, tuple(self._block())))
-        return statements
+        return [*statements, blocks]
+
+    def _next_windows(self) -> tuple[Window, ...]:
+        """Return the next panel, the place for its parts, and the watched magnitudes."""
+        source = self._panel_window(total(Var("panel"), const(1)))
+        return source, Window("panel_parts", self._parts_of(total(Var("p"), const(1)))), Window("watched", ZERO)
+
+    def _tiles(self, place: Expr) -> Stmt:
+        """Multiply two row tiles or the last one; the first blocks split the next panel meanwhile."""
+        pairs = self._meanwhile()
+        windows = (
+            Window("row_parts", scaled(Var("b"), 2 * self.tile_size)),
+            Window("panel_parts", self._parts_of(Var("p")) if pairs else ZERO),
+            Window("sums", place),
+        )
+        scalars = (Var("steps"), const(self.tile_size))
+        two = apply("greater", Var("block_rows"), const(TILE))
+        both, one = (Call(tiles_kernel(count, 0), windows, scalars) for count in (2, 1))
+        plain = If(two, (both,), (one,))
+        if not pairs:
+            return plain
+        windows += self._next_windows()
+        scalars += (apply("mul", apply("mul", Var("b"), Var("steps")), const(pairs)),)
+        both, one = (Call(tiles_kernel(count, pairs), windows, scalars) for count in (2, 1))
+        splits = apply("less", total(Var("panel"), const(1)), Var("panel1"))
+        if pairs * self.group_blocks > TILE:
+            splits = apply("bit_and", splits, apply("less", Var("b"), const(TILE // pairs)))
+        return If(splits, (If(two, (both,), (one,)),), (plain,))
 
     def _pack_one(self, panel_depth: Expr) -> Stmt:
         """Pack one panel from the operand into scratch memory."""
@@ -230,7 +293,6 @@ class AmxKernel(MacroKernel):
         passes = self.blocking.passes
         size = BLOCK * BLOCK
         statements: list[Stmt] = []
-        lines = self._lines()
         slot: Expr = ZERO
         place: Expr = ZERO
         if passes > 1:
@@ -238,35 +300,13 @@ class AmxKernel(MacroKernel):
             place = select(apply("equal", Var("pass"), ZERO), slot, ZERO)
         rows = apply("sub", total(Var("row_end")), total(Var("row_first"), scaled(Var("b"), BLOCK)))
         statements.append(Let(Var("block_rows"), least(rows, BLOCK)))
-        windows = (
-            Window("row_parts", scaled(Var("b"), 2 * self.tile_size)),
-            Window("panel_parts", ZERO),
-            Window("sums", place),
-            Window("panel", self._ahead_of_block(lines)),
-        )
-        scalars = (Var("steps"), const(self.tile_size))
-        two = apply("greater", Var("block_rows"), const(TILE))
-        both, one = (Call(tiles_kernel(count, lines), windows, scalars) for count in (2, 1))
-        statements.append(If(two, (both,), (one,)))
+        statements.append(self._tiles(place))
         if passes == 1:
             return [*statements, *self._store_block(ZERO)]
         add = Call(add_block_kernel(), (Window("sums", slot), Window("sums", ZERO)), (Var("block_rows"),))
         statements.append(If(apply("greater", Var("pass"), ZERO), (add,)))
         last = apply("equal", Var("pass"), const(passes - 1))
         return [*statements, If(last, tuple(self._store_block(slot)))]
-
-    def _lines(self) -> int:
-        """Return how many cache lines of the next panel each step of a block asks for: blocks share the work."""
-        if self.blocking.panels_from == LOCAL or self.blocking.panels == 1:
-            return 0
-        return min(MOST_LINES, -(-STEP_LINES // self.group_blocks))
-
-    def _ahead_of_block(self, lines: int) -> Expr:
-        if not lines:
-            return ZERO
-        share = apply("mul", Var("b"), apply("mul", Var("steps"), const(lines * LINE)))
-        window = self._panel_window(total(Var("panel"), const(1)))
-        return total(window.offset, share)
 
     # -- the epilogue ------------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ from dlc.ir.kernel import (
     Kernel,
     Let,
     LoopKind,
-    Prefetch,
     Space,
     SplitParts,
     Stmt,
@@ -50,7 +49,6 @@ WATCH = 2 * STEP
 """Elements of a buffer of watched magnitudes: the greatest per lane, then the least."""
 
 _LANE = Var("lane")
-_CACHE_LINE = 64
 
 
 def steps_of(extents: Sequence[Expr]) -> Expr:
@@ -201,12 +199,50 @@ def split_panel_kernel() -> Kernel:
     return Kernel("split_panel", buffers, (Var("outer"), inner), body)
 
 
-@lru_cache(maxsize=8)
-def tiles_kernel(row_tiles: int, lines: int) -> Kernel:
-    """Return the kernel (rows, panel, block, next) that multiplies split row tiles with a split panel.
+def _split_pair(pair: Expr) -> list[Stmt]:
+    """Split pair number ``pair`` of depth rows of a panel without gaps."""
+    found: list[Stmt] = []
+    for half in range(2):
+        at = [total(scaled(pair, 2 * BLOCK), const(row * BLOCK + half * TILE), _LANE) for row in range(2)]
+        where = total(
+            scaled(_over(pair, TILE), PANEL_STEP),
+            scaled(apply("floor_mod", pair, const(TILE)), 2 * TILE),
+            const(half * TILE_ELEMENTS),
+            scaled(_LANE, 2),
+        )
+        values = tuple(Load("source", index, float32) for index in at)
+        parts = SplitParts("target", where, 2 * TILE_ELEMENTS, values, "watch", _LANE, STEP)
+        found.append(_vector(TILE, parts))
+    return found
+
+
+def _split_buffers() -> tuple[Buffer, ...]:
+    return (
+        Buffer("source", float32, None),
+        Buffer("target", bfloat16, None, writable=True),
+        Buffer("watched", uint32, None, writable=True),
+    )
+
+
+@lru_cache(maxsize=1)
+def split_pairs_kernel() -> Kernel:
+    """Return the kernel (source, target, watched) that splits pairs of rows of a panel of whole steps.
+
+    Scalars: ``first`` and ``count`` of the pairs.
+    """
+    pair = total(Var("first"), Var("k"))
+    loop = For(Var("k"), Var("count"), LoopKind.SERIAL, (Let(Var("pair"), pair), *_split_pair(Var("pair"))))
+    body = (*_watch_in(), loop, *_watch_out())
+    return Kernel("split_pairs", _split_buffers(), (Var("first"), Var("count")), body)
+
+
+@lru_cache(maxsize=16)
+def tiles_kernel(row_tiles: int, pairs: int) -> Kernel:
+    """Return the kernel (rows, panel, block) that multiplies split row tiles with a split panel.
 
     Scalars: ``steps``; ``apart``, the elements from one row tile to the next. The block has BLOCK columns.
-    ``lines`` cache lines of ``next``, what is needed afterwards, are asked for per step.
+    With ``pairs`` (a divisor of TILE), vector units split another panel of whole steps while tiles are multiplied,
+    so many pairs of its rows per step from pair ``first`` on: buffers source, target, watched and this scalar follow.
     """
     step = Var("k")
 
@@ -223,13 +259,23 @@ def tiles_kernel(row_tiles: int, lines: int) -> Kernel:
         return [TileLoad(6, "panel", where, const(STEP)), TileLoad(7, "panel", second, const(STEP))]
 
     products: list[Stmt] = [TileMultiply(2 * i + j, 4 + i, 6 + j) for i in range(row_tiles) for j in range(2)]
-    small = [*load_rows(0), *load_panel(2), *products, *load_panel(1), *products]
-    small += [*load_rows(1), *products, *load_panel(0), *products, *load_rows(2), *products]
-    for line in range(lines):
-        small.append(Prefetch("next", total(scaled(step, lines * _CACHE_LINE // 4), const(line * _CACHE_LINE // 4))))
+    stages = [
+        [*load_rows(0), *load_panel(2), *products],
+        [*load_panel(1), *products],
+        [*load_rows(1), *products],
+        [*load_panel(0), *products],
+        [*load_rows(2), *products],
+    ]
+    small: list[Stmt] = [Let(Var("pair"), total(Var("first"), scaled(step, pairs)))] if pairs else []
+    splits = [statement for number in range(pairs) for statement in _split_pair(total(Var("pair"), const(number)))]
+    for number, stage in enumerate(stages):
+        begin, end = (len(splits) * n // len(stages) for n in (number, number + 1))
+        small += [*stage, *splits[begin:end]]
     leading = [*load_rows(0), *load_panel(0), *products]
-    body: list[Stmt] = [TileZero(2 * i + j) for i in range(row_tiles) for j in range(2)]
+    body: list[Stmt] = _watch_in() if pairs else []
+    body += [TileZero(2 * i + j) for i in range(row_tiles) for j in range(2)]
     body.append(For(step, Var("steps"), LoopKind.SERIAL, tuple(small)))
+    body += _watch_out() if pairs else []
     body.append(For(step, Var("steps"), LoopKind.SERIAL, tuple(leading)))
     for i in range(row_tiles):
         for j in range(2):
@@ -238,11 +284,12 @@ def tiles_kernel(row_tiles: int, lines: int) -> Kernel:
         Buffer("rows", bfloat16, None),
         Buffer("panel", bfloat16, None),
         Buffer("block", float32, None, writable=True),
-        Buffer("next", float32, None),
     )
-    return Kernel(
-        f"tiles_{row_tiles}x2" + (f"_ahead{lines}" if lines else ""), buffers, (Var("steps"), Var("apart")), tuple(body)
-    )
+    scalars = (Var("steps"), Var("apart"))
+    name = f"tiles_{row_tiles}x2"
+    if pairs:
+        name, buffers, scalars = f"{name}_split{pairs}", (*buffers, *_split_buffers()), (*scalars, Var("first"))
+    return Kernel(name, buffers, scalars, tuple(body))
 
 
 @lru_cache(maxsize=1)

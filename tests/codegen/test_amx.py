@@ -48,6 +48,8 @@ CONV = "n h+r w+s c, r s c k -> n h w k"
 SPECS = {
     "matmul": (MATMUL, (37, 100), (100, 70), {}),
     "whole blocks": (MATMUL, (64, 128), (128, 64), {}),
+    "one block": (MATMUL, (20, 128), (128, 100), {}),
+    "several groups": (MATMUL, (1100, 128), (128, 100), {}),
     "transposed rhs": ("m k, n k -> m n", (50, 96), (75, 96), {}),
     "transposed lhs": ("k m, k n -> m n", (100, 45), (100, 40), {}),
     "transposed output": ("m k, k n -> n m", (45, 70), (70, 33), {}),
