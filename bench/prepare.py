@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,18 @@ def key_of(case: Case) -> str:
 
 def prepare(case: Case, threads: int) -> dict[str, Any]:
     """Write the files of a case and return its facts: FLOPs and least bytes of a run, input shapes, reference."""
-    folder = folder_of(case)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    FILES.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{case.name}.", dir=FILES))
+    try:
+        facts = _write(case, folder, threads)
+        shutil.rmtree(folder_of(case), ignore_errors=True)
+        folder.rename(folder_of(case))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return facts
+
+
+def _write(case: Case, folder: Path, threads: int) -> dict[str, Any]:
     if case.light:
         facts = _prepare_light(case, folder)
     elif case.kind == TRAINING:

@@ -53,6 +53,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--kind", choices=list(groups), help="only inference or only training")
     parser.add_argument("--no-light", action="store_true", help="without the light topologies")
     parser.add_argument("--peers", type=listed(PEER_NAMES, "peer"), default=PEER_NAMES, help="default: all")
+    parser.add_argument("--compile-all", action="store_true", help="torch.compile for every model, not only for some")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.25, help="of a contender's turn; it runs at least 3 times")
@@ -150,7 +151,7 @@ def run(options: argparse.Namespace) -> None:
     }
     begin = time.monotonic()
     for case in options.cases:
-        peers = peers_of(case, options.peers)
+        peers = peers_of(case, options.peers, options.compile_all)
         if case.name in results["cases"] or not peers:
             continue
         if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:

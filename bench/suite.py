@@ -105,9 +105,15 @@ PEER_NAMES = tuple(dict.fromkeys(peer.name for peer in PEERS))
 RIVALS = {INFERENCE: ("onnxruntime", "openvino"), TRAINING: ("torch", "torch-fused", "torch-compile")}
 
 
-def peers_of(case: Case, names: tuple[str, ...]) -> list[Peer]:
+# Compiling by torch takes most of a run's time: by default it is measured for a model of each kind, and for training.
+COMPILED = ("resnet50", "mobilenet_v2", "bert_base", "gpt2", "mlp", *(case.name for case in _TRAINING))
+
+
+def peers_of(case: Case, names: tuple[str, ...], compile_all: bool = False) -> list[Peer]:
     """Return the contenders of a case among ``names``, in a fixed order."""
-    return [p for p in PEERS if p.kind == case.kind and p.name in names and (p.light or not case.light) and _known(p)]
+    wanted = [p for p in PEERS if p.kind == case.kind and p.name in names and (p.light or not case.light) and _known(p)]
+    compiles = compile_all or case.name in COMPILED
+    return [p for p in wanted if compiles or not p.options.get("compile")]
 
 
 def _known(peer: Peer) -> bool:
