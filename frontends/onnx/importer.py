@@ -161,7 +161,7 @@ class Session:
         if isinstance(stated, int):
             raise InputError(f"shapes= gives {what} the dimension {given}, but the model fixes it to {stated}")
         if len(stated.terms) == 1 and str(stated).isidentifier():
-            raise SymbolsEqual({str(stated): given}, "shapes=")
+            raise SymbolsEqual({str(stated): given}, "")
         raise InputError(
             f"shapes= gives {what} the dimension {given} for {stated}; bind its symbols at plain dimensions"
         )
