@@ -16,20 +16,26 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.peers.dlc_training import training_step
+from bench.operations import count_flops
 from bench.peers.training import COMPARED, LEARNING_RATE
 from bench.suite import TRAINING, Case, cases
 from dlc.cli.arrays import write_arrays
-from dlc.facade import compile as compile_model
 from dlc.facade import load
 from dlc.frontends import models
+from dlc.frontends.graph import losses, optim
 from dlc.ir.graph import Graph, Role
+from dlc.ir.training import Clipping
+from dlc.passes.pipeline import INFERENCE
+from dlc.passes.pipeline import TRAINING as TRAINING_PASSES
+from dlc.passes.train_step import TrainOptions, train_step
+from dlc.training.step import Measured
 
 FILES = Path(__file__).resolve().parent.parent / "build" / "bench"
 VERSION = 3  # of the files' contents
@@ -58,11 +64,20 @@ def key_of(case: Case) -> str:
 
 def prepare(case: Case, threads: int) -> dict[str, Any]:
     """Write the files of a case and return its facts: FLOPs and least bytes of a run, input shapes, reference."""
-    folder = folder_of(case)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    FILES.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{case.name}.", dir=FILES))
+    try:
+        facts = _write(case, folder, threads)
+        shutil.rmtree(folder_of(case), ignore_errors=True)
+        folder.rename(folder_of(case))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return facts
+
+
+def _write(case: Case, folder: Path, threads: int) -> dict[str, Any]:
     if case.light:
-        facts = _prepare_light(case, folder, threads)
+        facts = _prepare_light(case, folder)
     elif case.kind == TRAINING:
         facts = _prepare_training(case, folder, threads)
     else:
@@ -121,13 +136,14 @@ def _prepare_inference(case: Case, folder: Path, threads: int) -> dict[str, Any]
     reference = {str(number): tensor.numpy() for number, tensor in enumerate(results)}
     write_arrays(folder / "reference.npz", reference)
     size = _size(weights, sets[0]) + _size(reference) // 2
-    return {"flops": _flops(path, shapes, threads), "bytes": size, "shapes": shapes, "reference": "PyTorch in float64"}
+    return {"flops": count_flops(graph, INFERENCE), "bytes": size, "shapes": shapes, "reference": "PyTorch in float64"}
 
 
 def _export(module: Any, inputs: dict[str, Any], path: Path) -> None:
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    torch.backends.mha.set_fastpath_enabled(False)  # it has no counterpart in ONNX
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -135,12 +151,7 @@ def _export(module: Any, inputs: dict[str, Any], path: Path) -> None:
         )
 
 
-def _flops(path: Path, shapes: dict[str, list[int]], threads: int) -> int:
-    """Return the floating-point operations of the model's contractions, a multiply-add counting two."""
-    return compile_model(load(path, shapes=shapes), threads=threads, shapes=shapes).report.flops
-
-
-def _prepare_light(case: Case, folder: Path, threads: int) -> dict[str, Any]:
+def _prepare_light(case: Case, folder: Path) -> dict[str, Any]:
     import onnx
     import onnxruntime
 
@@ -158,7 +169,7 @@ def _prepare_light(case: Case, folder: Path, threads: int) -> dict[str, Any]:
     reference = {str(number): array for number, array in enumerate(session.run(None, sets[0]))}
     write_arrays(folder / "reference.npz", reference)
     size = _size(_weights(graph), sets[0], reference)
-    return {"flops": _flops(path, shapes, threads), "bytes": size, "shapes": shapes, "reference": "onnxruntime"}
+    return {"flops": count_flops(graph, INFERENCE), "bytes": size, "shapes": shapes, "reference": "onnxruntime"}
 
 
 # -- training ------------------------------------------------------------------------------------------
@@ -192,8 +203,14 @@ def _prepare_training(case: Case, folder: Path, threads: int) -> dict[str, Any]:
     parameters = {s.name: s.initial for s in graph.signature.inputs if s.role is Role.PARAMETER}
     # Each parameter and its two moments are read and written once.
     size = 6 * sum(array.nbytes for array in parameters.values()) + _size(sets[0])
-    flops = training_step(case, threads, SEED).executor.report.flops
-    return {"flops": flops, "bytes": size, "shapes": shapes, "reference": "PyTorch in float64"}
+    loss = Measured(losses.cross_entropy("logits", "label", axis=-1), ())
+    composed = train_step(graph, TrainOptions(loss, optim.Adam(LEARNING_RATE), Clipping(None, None), None))
+    return {
+        "flops": count_flops(composed, TRAINING_PASSES),
+        "bytes": size,
+        "shapes": shapes,
+        "reference": "PyTorch in float64",
+    }
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from dlc.driver.options import PRECISIONS
+
 INFERENCE, TRAINING = "inference", "training"
 
 
@@ -82,11 +84,8 @@ class Peer:
     light: bool = True  # whether it can run a model of which there is only the ONNX file
 
 
-_OPENVINO, _TORCH, _TORCH_TRAINING = (
-    "bench.peers.openvino_cpu",
-    "bench.peers.torch_inference",
-    "bench.peers.torch_training",
-)
+_OPENVINO, _DLC_PRECISION = "bench.peers.openvino_cpu", "bench.peers.dlc_precision"
+_TORCH, _TORCH_TRAINING = "bench.peers.torch_inference", "bench.peers.torch_training"
 
 PEERS = (
     Peer("dlc", "dlc", INFERENCE),
@@ -94,7 +93,7 @@ PEERS = (
     Peer("openvino", _OPENVINO, INFERENCE, {"precision": "f32"}),
     Peer("torch", _TORCH, INFERENCE, {"compile": False}, light=False),
     Peer("torch-compile", _TORCH, INFERENCE, {"compile": True}, light=False),
-    Peer("dlc-bf16", "bench.peers.dlc_precision", INFERENCE, {"precision": "bfloat16"}),
+    Peer("dlc-bf16", _DLC_PRECISION, INFERENCE, {"precision": "bfloat16"}),
     Peer("openvino-bf16", _OPENVINO, INFERENCE, {"precision": "bf16"}),
     Peer("dlc", "bench.peers.dlc_training", TRAINING),
     Peer("torch", _TORCH_TRAINING, TRAINING, {"optimizer": "default", "compile": False}),
@@ -106,6 +105,17 @@ PEER_NAMES = tuple(dict.fromkeys(peer.name for peer in PEERS))
 RIVALS = {INFERENCE: ("onnxruntime", "openvino"), TRAINING: ("torch", "torch-fused", "torch-compile")}
 
 
-def peers_of(case: Case, names: tuple[str, ...]) -> list[Peer]:
+# Compiling by torch takes most of a run's time: by default it is measured for a model of each kind, and for training.
+COMPILED = ("resnet50", "mobilenet_v2", "bert_base", "gpt2", "mlp", *(case.name for case in _TRAINING))
+
+
+def peers_of(case: Case, names: tuple[str, ...], compile_all: bool = False) -> list[Peer]:
     """Return the contenders of a case among ``names``, in a fixed order."""
-    return [p for p in PEERS if p.kind == case.kind and p.name in names and (p.light or not case.light)]
+    wanted = [p for p in PEERS if p.kind == case.kind and p.name in names and (p.light or not case.light) and _known(p)]
+    compiles = compile_all or case.name in COMPILED
+    return [p for p in wanted if compiles or not p.options.get("compile")]
+
+
+def _known(peer: Peer) -> bool:
+    """Whether this dlc has the precision of one of its own contenders."""
+    return peer.module != _DLC_PRECISION or peer.options["precision"] in PRECISIONS

@@ -175,16 +175,17 @@ class MBConv(nn.Module):
         return x + self.block(x) if self.residual else self.block(x)
 
 
-class EfficientNet(nn.Module):
-    stages = (
-        (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3),
-        (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1),
-    )  # fmt: skip
+B0 = (
+    (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1),
+)  # fmt: skip
 
-    def __init__(self, classes):
+
+class EfficientNet(nn.Module):
+    def __init__(self, classes, stages):
         super().__init__()
         layers, inputs = [conv_norm(3, 32, 3, 2, activation=nn.SiLU)], 32
-        for expansion, kernel, stride, outputs, repeats in self.stages:
+        for expansion, kernel, stride, outputs, repeats in stages:
             blocks = []
             for position in range(repeats):
                 blocks.append(MBConv(inputs, outputs, expansion, kernel, stride if not position else 1))
@@ -198,8 +199,8 @@ class EfficientNet(nn.Module):
         return self.classifier(functional.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
 
 
-def efficientnet_b0(size=224, classes=1000):
-    return EfficientNet(classes)
+def efficientnet_b0(size=224, classes=1000, stages=B0):
+    return EfficientNet(classes, stages)
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -22,6 +22,9 @@ TILE_STEP_CYCLES = 12 * 16 * 1.4
 """Cycles of a depth step of one row tile and one panel: twelve tile products, slowed by memory and power."""
 SPLIT_ROW_CYCLES, SPLIT_PANEL_CYCLES, PACK_CYCLES = 0.7, 0.5, 0.5
 """Cycles to split one element of rows, one of a panel, which comes from farther away, and to pack one."""
+SPLIT_CROSSED_ROW_CYCLES = ((4096, 12.0), (512, 6.0), (1, 3.0))
+"""Bytes that divide the distance of depth steps -> cycles to split one element of rows that are gathered: steps far
+and evenly apart share few cache sets."""
 FAR_PANEL_CYCLES = 1.2
 """Cycles to split one element of panels that no cache holds."""
 FMA_FLOPS_PER_CYCLE = 57
@@ -73,7 +76,7 @@ def amx_pays(problem: Problem, target: CpuTarget, threads: int, panels_from: str
         visits *= -(-panels // (found.blocking.column_chunks * found.blocking.block_panels))
     row_groups = max(-(-rows // (found.group_tiles * TILE)), found.blocking.row_chunks)
     amx = tiles * panels * steps * TILE_STEP_CYCLES
-    amx += rows * depth * visits * SPLIT_ROW_CYCLES
+    amx += rows * depth * visits * _split_row_cycles(problem)
     weights = panels * BLOCK * depth
     fetch = FAR_PANEL_CYCLES if weights * problem.dtype.itemsize > target.l3_bytes else SPLIT_PANEL_CYCLES
     amx += weights * row_groups * (fetch + PACK_CYCLES * (panels_from == LOCAL))
@@ -81,6 +84,15 @@ def amx_pays(problem: Problem, target: CpuTarget, threads: int, panels_from: str
     fma = 2.0 * (-(-rows // 14) * 14) * panels * BLOCK * depth / FMA_FLOPS_PER_CYCLE
     fma += weights * found.blocking.row_chunks * PACK_CYCLES * (panels_from == LOCAL)
     return amx < fma * 0.9
+
+
+def _split_row_cycles(problem: Problem) -> float:
+    """Estimate the cycles to split one element of the rows."""
+    stride = problem.depth[-1].strides[problem.row_operand] if problem.depth else 1
+    if stride == 1:
+        return SPLIT_ROW_CYCLES
+    apart = stride * problem.dtype.itemsize
+    return next(cycles for divisor, cycles in SPLIT_CROSSED_ROW_CYCLES if apart % divisor == 0)
 
 
 def choose_amx_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> AmxBlocking:

@@ -69,7 +69,9 @@ def normalize(space: Space) -> Space:
         if found is None:
             break
         space = _split(space, *found)
-    return _collapse(_drop_unit_axes(space))
+    if any(a.extent == 1 for a in space.axes):
+        space = _drop_unit_axes(space)
+    return _collapse(space)
 
 
 def _rewrite(space: Space, blocks: list[list[Axis]], mapping: dict[Expr, Expr]) -> Space:

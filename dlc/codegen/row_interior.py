@@ -23,6 +23,15 @@ def interior(problem: RowProblem, lanes: Axis | None) -> tuple[Expr, RowProblem]
 
     The axis that ``lanes`` run along is never tested.
     """
+    found = interior_ranges(problem, lanes)
+    if found is None:
+        return None
+    inside, inner = found
+    return inside_test(problem, inside), inner
+
+
+def interior_ranges(problem: RowProblem, lanes: Axis | None) -> tuple[dict[Var, Range], RowProblem] | None:
+    """Return the inclusive ranges of kept axes inside, where they are not whole, and the problem there."""
     bounds: dict[Var, Range] = dict(problem.outer)
     bounds.update({a.var: (0, a.extent - 1) for a in (*problem.kept, *problem.reduced)})
     simplify = Simplifier(bounds)
@@ -47,7 +56,7 @@ def interior(problem: RowProblem, lanes: Axis | None) -> tuple[Expr, RowProblem]
     inner = replace(problem.map(narrow), outer={**problem.outer})
     if len(_tests(inner)) == len(tests):
         return None
-    return _condition(inside, bounds), inner
+    return inside, inner
 
 
 def _tests(problem: RowProblem) -> list[Apply]:
@@ -90,12 +99,14 @@ def _span(form: Affine, bounds: dict[Var, Range]) -> Range:
     return low, high
 
 
-def _condition(inside: dict[Var, Range], bounds: dict[Var, Range]) -> Expr:
+def inside_test(problem: RowProblem, inside: dict[Var, Range]) -> Expr:
+    """Return the test that the kept axes are in the ranges ``inside``, none of which is whole."""
+    last = {a.var: a.extent - 1 for a in problem.kept}
     tests: list[Expr] = []
     for var, (low, high) in inside.items():
-        if low > bounds[var][0]:
+        if low > 0:
             tests.append(apply("greater_equal", var, const(low)))
-        if high < bounds[var][1]:
+        if high < last[var]:
             tests.append(apply("less_equal", var, const(high)))
     return _all(tests)
 

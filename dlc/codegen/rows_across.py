@@ -7,6 +7,7 @@ Accumulators stay in registers while the reduced axes run. It must not know task
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
@@ -29,25 +30,36 @@ MOST_UNROLLED = 9
 Make = Callable[[], Sequence[Stmt]]
 
 
-class _Block:
-    """How wide the block of rows at hand is: ``parts`` vectors of ``width`` lanes from ``start`` on."""
+@dataclass(frozen=True)
+class Tile:
+    """``count`` neighbours along another kept axis, from ``start`` on, that are computed together."""
 
-    def __init__(self, start: Expr, parts: int, width: int, active: int) -> None:
+    axis: Axis
+    start: Expr
+    count: int
+
+
+class _Block:
+    """How wide the block of rows at hand is: ``parts`` vectors of ``width`` lanes from ``start`` on, per neighbour."""
+
+    def __init__(self, start: Expr, parts: int, width: int, active: int, neighbours: int = 1) -> None:
         self.start = start
         self.parts = parts
         self.width = width
         self.active = active
+        self.neighbours = neighbours
 
     @property
     def slots(self) -> int:
-        return self.parts * self.width
+        return self.neighbours * self.parts * self.width
 
 
 class AcrossRows:
     """Builds the statements for blocks of ``unroll`` * ``lanes`` neighbouring rows along the last kept axis."""
 
-    def __init__(self, problem: RowProblem, lanes: int, unroll: int) -> None:
+    def __init__(self, problem: RowProblem, lanes: int, unroll: int, tile: Tile | None = None) -> None:
         self.problem = problem
+        self.tile = tile
         self.inner = problem.kept[-1]
         self.lanes = lanes
         self.unroll = unroll
@@ -99,24 +111,40 @@ class AcrossRows:
 
     def _vectors(self, block: _Block, body: Sequence[Stmt]) -> Stmt:
         """Run ``body`` for every row of the block, lanes at a time; ``slot`` counts the rows of the block."""
-        part = Var("part")
-        slot: Expr = LANE if block.parts == 1 else apply("add", apply("mul", part, const(block.width)), LANE)
-        lets = (Let(SLOT, slot), Let(self.inner.var, apply("add", block.start, SLOT)))
+        part, neighbour = Var("part"), Var("neighbour")
+        row: Expr = LANE if block.parts == 1 else apply("add", apply("mul", part, const(block.width)), LANE)
+        slot = row
+        if self.tile is not None:
+            slot = apply("add", apply("mul", neighbour, const(block.parts * block.width)), row)
+        lets = (Let(SLOT, slot), Let(self.inner.var, apply("add", block.start, row)))
         inside = apply("less", LANE, const(block.active)) if block.active < block.width else None
-        lanes = For(LANE, const(block.width), LoopKind.VECTOR, (*lets, *body), active=inside)
-        return lanes if block.parts == 1 else For(part, const(block.parts), LoopKind.UNROLL, (lanes,))
+        vectors: Stmt = For(LANE, const(block.width), LoopKind.VECTOR, (*lets, *body), active=inside)
+        if block.parts > 1:
+            vectors = For(part, const(block.parts), LoopKind.UNROLL, (vectors,))
+        if self.tile is None:
+            return vectors
+        place_ = Let(self.tile.axis.var, apply("add", self.tile.start, neighbour))
+        return For(neighbour, const(self.tile.count), LoopKind.UNROLL, (place_, vectors))
 
     def _block(self, block: _Block) -> list[Stmt]:
         self.mapping = {}
+        if self.tile is not None:
+            block.neighbours = self.tile.count
         body: list[Stmt] = []
         for number, stage in enumerate(self.problem.stages):
             body += self._stage(number, stage, block)
         writes = self.problem.row_writes
         if writes:
-            lets, values = place([self._known(w.value) for w in writes], {self.inner.var: 1, SLOT: 1}, 1, self.fresh)
+            lets, values = place([self._known(w.value) for w in writes], self._row_levels, 1, self.fresh)
             stores = write_all([(w.buffer, w.index, v) for w, v in zip(writes, values, strict=True)], self.fresh)
             body += [*lets[0], self._vectors(block, [*lets[1], *stores])]
         return body
+
+    @property
+    def _row_levels(self) -> dict[Var, int]:
+        """The variables that differ between the rows of a block."""
+        beside = {} if self.tile is None else {self.tile.axis.var: 1}
+        return {self.inner.var: 1, SLOT: 1, **beside}
 
     def _known(self, expr: Expr) -> Expr:
         return substitute(expr, self.mapping) if self.mapping else expr
@@ -141,7 +169,7 @@ class AcrossRows:
         accumulators = [_Accumulator(f"a{number}_{k}", r, block) for k, r in enumerate(stage.reductions)]
         wide = [cast(self._known(a.reduction.value), a.dtype) for a in accumulators]
         condition, wide = self._common_guard(accumulators, wide, bool(stores))
-        levels = {self.inner.var: 1, SLOT: 1, **{a.var: 2 for a in self.problem.reduced}}
+        levels = {**self._row_levels, **{a.var: 2 for a in self.problem.reduced}}
         lets, placed = place([*(v for _, _, v in stores), *wide], levels, 2, self.fresh)
         invariant, reload = self._invariants(lets[1], block)
         body: list[Stmt] = [*reload, *lets[2]]
@@ -190,7 +218,7 @@ class AcrossRows:
         if any(f is None or f[0] != found[0][0] for f in found):  # type: ignore[index]
             return None, values
         condition = found[0][0]  # type: ignore[index]
-        if depends_on(condition, {self.inner.var, *(a for a in self.mapping if isinstance(a, Var))}):
+        if depends_on(condition, {*self._row_levels, *(a for a in self.mapping if isinstance(a, Var))}):
             return None, values
         if any(isinstance(e, Load) for e in distinct([condition])):
             return None, values
@@ -322,4 +350,4 @@ class _Accumulator:
 
 def _all_lanes(block: _Block) -> _Block:
     """Local buffers have a slot for every lane: no mask is needed for them."""
-    return _Block(block.start, block.parts, block.width, block.width)
+    return _Block(block.start, block.parts, block.width, block.width, block.neighbours)

@@ -25,6 +25,7 @@ from dlc.codegen.schedule_loops import (
     vector_lanes,
     wanted_tasks,
 )
+from dlc.codegen.schedule_tiles import tiled_line
 from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis
 from dlc.ir.cost import cost, distinct
@@ -158,5 +159,9 @@ def _across(problem: RowProblem, target: CpuTarget, threads: int) -> tuple[Stmt,
         return parallel(problem.kept, split, TASK, body)
     if split.full == len(problem.kept):
         split = TaskSplit(len(outer))
+    whole_lines = split.full + (1 if split.tasks > 1 else 0) < len(outer)
+    line = tiled_line(problem, lanes, target) if whole_lines else None
+    if line is not None:
+        return _tasks(outer[:-1], split, line)
     rows = _inside_first(problem, inner, lambda p: AcrossRows(p, lanes, unroll).statements())
     return _tasks(outer, split, rows)

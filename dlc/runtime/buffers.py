@@ -26,8 +26,16 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def empty_at(shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> tuple[np.ndarray, int]:
-    """Return such an array of ``nbytes`` bytes and its address, which takes a microsecond to ask for again."""
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    """Return such an array of ``nbytes`` bytes and its address, which takes a microsecond to ask for again.
+
+    Raises ResourceLimitError if the system refuses the size.
+    """
+    try:
+        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    except MemoryError as error:
+        raise ResourceLimitError(
+            f"no memory for an array {dtype}{list(shape)} of {nbytes} bytes; use smaller shapes or a smaller batch"
+        ) from error
     start = address_of(raw)
     offset = -start % ALIGNMENT
     return np.ndarray(shape, dtype, raw, offset), start + offset

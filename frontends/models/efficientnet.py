@@ -19,6 +19,17 @@ from dlc.frontends.models.blocks import image_graph
 SILU = 0.3558
 GATED = SILU / 4
 
+# expansion, kernel, stride of the first, channels, repeats
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+
 
 def _statistics(norm: nn.BatchNorm2d, variance: float) -> None:
     """Give ``norm`` random statistics around mean 0 and ``variance``, and a random scale and shift around 1 and 0."""
@@ -86,24 +97,13 @@ class MBConv(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """EfficientNet-B0."""
+    """EfficientNet, by default of B0's stages."""
 
-    # expansion, kernel, stride of the first, channels, repeats
-    stages = (
-        (1, 3, 1, 16, 1),
-        (6, 3, 2, 24, 2),
-        (6, 5, 2, 40, 2),
-        (6, 3, 2, 80, 3),
-        (6, 5, 1, 112, 3),
-        (6, 5, 2, 192, 4),
-        (6, 3, 1, 320, 1),
-    )
-
-    def __init__(self, classes: int = 1000) -> None:
+    def __init__(self, classes: int = 1000, stages: tuple[tuple[int, ...], ...] = STAGES) -> None:
         super().__init__()
         width, moment = 32, SILU
         layers: list[nn.Module] = [ConvNormActivation(3, width, 3, 2)]
-        for expansion, kernel, stride, channels, repeats in self.stages:
+        for expansion, kernel, stride, channels, repeats in stages:
             blocks = []
             for position in range(repeats):
                 blocks.append(MBConv(width, channels, expansion, kernel, stride if position == 0 else 1, moment))
@@ -119,7 +119,12 @@ class EfficientNet(nn.Module):
 
 
 def efficientnet_b0(
-    batch: Any = "batch", seed: int = 0, dtype: str = "float32", size: int = 224, classes: int = 1000
+    batch: Any = "batch",
+    seed: int = 0,
+    dtype: str = "float32",
+    size: int = 224,
+    classes: int = 1000,
+    stages: tuple[tuple[int, ...], ...] = STAGES,
 ) -> Graph:
     """Return EfficientNet-B0: input ``x`` (batch, 3, size, size), output ``logits`` (batch, classes)."""
-    return image_graph("efficientnet_b0", EfficientNet(classes), batch, seed, dtype, size)
+    return image_graph("efficientnet_b0", EfficientNet(classes, stages), batch, seed, dtype, size)

@@ -12,7 +12,6 @@ from dlc.ir.graph import Node
 from dlc.ir.types import DType, bool_, float32, int32, int64, uint64
 
 _DIRECT = {
-    "neg": "Neg",
     "abs": "Abs",
     "sign": "Sign",
     "add": "Add",
@@ -53,10 +52,28 @@ def export_direct(w: Writer, node: Node) -> str:
     return w.node(_DIRECT[node.op.name], w.operands(node.inputs))
 
 
+def _held(dtype: DType) -> DType:
+    """Return the dtype, modulo 2**n the same, that ops without kernels for an integer ``dtype`` take instead."""
+    if not dtype.is_integer:
+        return dtype
+    return int32 if dtype.bits < 32 else int64 if dtype.kind == "uint" else dtype
+
+
+@exports("neg")
+def export_neg(w: Writer, node: Node) -> str:
+    """Negation; of unsigned numbers, from zero."""
+    (x,), dtype = w.operands(node.inputs), node.inputs[0].type.dtype
+    return w.node("Sub", [w.constant(0, dtype), x]) if dtype.kind == "uint" else w.node("Neg", [x])
+
+
 @exports("pow")
 def export_pow(w: Writer, node: Node) -> str:
     """Power."""
-    return w.node("Pow", w.operands(node.inputs))
+    dtype, names = node.inputs[0].type.dtype, w.operands(node.inputs)
+    held = _held(dtype)
+    if held is dtype:
+        return w.node("Pow", names)
+    return w.cast(w.node("Pow", [w.cast(n, held) for n in names]), dtype)
 
 
 @exports("maximum", "minimum")
@@ -146,7 +163,19 @@ def export_floor_div(w: Writer, node: Node) -> str:
     x, y = w.operands(node.inputs)
     if node.inputs[0].type.dtype.is_float:
         return w.node("Floor", [w.node("Div", [x, y])])
-    return w.node("Div", [w.node("Sub", [x, w.node("Mod", [x, y])]), y])
+    dtype = node.inputs[0].type.dtype
+    if dtype.kind == "uint":
+        return w.node("Div", [x, y])
+    held = _held(dtype)
+    if held is not dtype:
+        x, y = w.cast(x, held), w.cast(y, held)
+    zero, one = w.constant(0, held), w.constant(1, held)
+    # One less than the quotient towards zero where signs differ and a remainder is left; x - mod(x, y) may overflow.
+    signs = w.node("Xor", [w.node("Less", [x, zero]), w.node("Less", [y, zero])])
+    below = w.node("And", [signs, w.node("Not", [w.node("Equal", [w.node("Mod", [x, y]), zero])])])
+    quotient = w.node("Div", [x, y])
+    result = w.node("Where", [below, w.node("Sub", [quotient, one]), quotient])
+    return result if held is dtype else w.cast(result, dtype)
 
 
 _COMPARISONS = {"less": "Less", "less_equal": "LessOrEqual", "greater": "Greater", "greater_equal": "GreaterOrEqual"}
@@ -255,8 +284,11 @@ def export_arg_extreme(w: Writer, node: Node) -> str:
 def export_cumsum(w: Writer, node: Node) -> str:
     """Cumulative sums."""
     a = node.attributes
-    axis = w.constant(np.int64(a["axis"]))
-    return w.node("CumSum", [w.name(node.inputs[0]), axis], reverse=int(a["reverse"]), exclusive=int(a["exclusive"]))
+    axis, x, dtype = w.constant(np.int64(a["axis"])), w.name(node.inputs[0]), node.inputs[0].type.dtype
+    narrow = dtype.is_integer and dtype.bits < 32
+    inputs = [w.cast(x, int32) if narrow else x, axis]
+    result = w.node("CumSum", inputs, reverse=int(a["reverse"]), exclusive=int(a["exclusive"]))
+    return w.cast(result, dtype) if narrow else result
 
 
 # -- activations ------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from dlc.frontends.onnx.structure import (
     order,
 )
 from dlc.frontends.onnx.tensors import LARGEST_DIMENSION, densify, dtype_of, to_array
+from dlc.frontends.onnx.untie import tie_transposed
 from dlc.frontends.onnx.values import LARGEST_KNOWN, Frame, Poison, Region, Tensor, TensorList, known_tensor
 from dlc.frontends.onnx.versions import canonical_domain, import_versions
 from dlc.ir.dims import Dim, SymbolicDim
@@ -160,7 +161,7 @@ class Session:
         if isinstance(stated, int):
             raise InputError(f"shapes= gives {what} the dimension {given}, but the model fixes it to {stated}")
         if len(stated.terms) == 1 and str(stated).isidentifier():
-            raise SymbolsEqual({str(stated): given}, "shapes=")
+            raise SymbolsEqual({str(stated): given}, "")
         raise InputError(
             f"shapes= gives {what} the dimension {given} for {stated}; bind its symbols at plain dimensions"
         )
@@ -178,6 +179,8 @@ class Session:
                 frame.tensors[proto.name] = _POISON
                 continue
             frame.tensors[proto.name] = initializer_tensor(array, dtype_of(proto.data_type, proto.name), proto.name)
+        if apart or frame.depth == 0:
+            tie_transposed(t for t in frame.tensors.values() if isinstance(t, Tensor))
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
             stored.add(name)

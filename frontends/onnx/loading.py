@@ -21,6 +21,7 @@ from dlc.frontends.onnx import (  # noqa: F401  (importing a family registers it
     ops_random,
     ops_recurrent,
     ops_reduce,
+    ops_sampling,
     ops_sequence,
     ops_shape,
 )
@@ -46,7 +47,7 @@ from dlc.frontends.onnx.versions import canonical_domain, import_versions, opset
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Graph
 
-_MOST_ATTEMPTS = 200
+_MOST_ATTEMPTS = 2000
 
 
 def load(
@@ -163,6 +164,7 @@ def _import(
     """Import, starting over whenever symbols turn out to be equal."""
     binding: dict[str, Dim] = {}
     before = list(sink.problems)
+    fixed: list[str] = []
     for _ in range(_MOST_ATTEMPTS):
         session = Session(opened, versions, sink, shapes, binding)
         try:
@@ -171,12 +173,18 @@ def _import(
             merged = merge_binding(binding, equal.binding)
             if merged == binding:
                 raise TypeRuleError(equal.reason) from None
+            if equal.reason:
+                numbers = [
+                    f"dimension {name} is fixed to {d}" for name, d in equal.binding.items() if isinstance(d, int)
+                ]
+                fixed += [f"{text} by {equal.reason}" for text in numbers]
             binding = merged
             sink.problems[:] = before
-            before = list(sink.problems)
             continue
         if any(problem.severity == "error" for problem in sink.problems):
             return None
+        for text in fixed:
+            sink.warn(TypeRuleError(text))
         return assign_roles(region.builder.finish(), region.initializers)
     raise InvalidModelError("the model's symbolic dimensions could not be made consistent; give shapes=")
 

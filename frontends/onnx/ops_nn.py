@@ -6,6 +6,7 @@ from typing import Any
 
 from dlc.frontends.onnx.call import Call
 from dlc.frontends.onnx.ops_reduce import divide_by_size
+from dlc.frontends.onnx.ops_sampling import max_positions
 from dlc.frontends.onnx.registry import onnx_op
 from dlc.frontends.onnx.windows import Window, kernel_shape, read_window
 from dlc.ir.builder import Builder
@@ -171,10 +172,12 @@ def _transpose_pads(call: Call, spatial: Any, sizes: Any, strides: Any, dilation
 
 
 @onnx_op("MaxPool")
-def import_max_pool(call: Call) -> Value:
-    """Largest element of every window."""
+def import_max_pool(call: Call) -> Any:
+    """Largest element of every window, and its position where that is wanted."""
     x = call.value(0)
     window = read_window(call, _spatial(call, x), kernel_shape(call, x.type.rank - 2))
+    if call.wants(1):
+        return list(max_positions(call, x, window))
     return call.b.max_pool(
         x,
         window=window.extents,

@@ -1,4 +1,6 @@
-"""Undoes the sharing of initializers by exporters: those merge weights that happen to be equal when exported.
+"""Undoes what exporters do to weights, so that training an imported model is training the original.
+
+They merge weights that happen to be equal when exported, and store tied weights twice, once transposed.
 
 Fresh biases (all 0), scales (all 1) and running statistics then are one initializer, though each of
 them is trained on its own. Weights that a model ties on purpose are not all one number, and stay tied.
@@ -7,11 +9,12 @@ them is trained on its own. Weights that a model ties on purpose are not all one
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
 
+from dlc.frontends.onnx.values import Tensor
 from dlc.ir.graph import Graph, InputSpec, Node, Role, Value
 
 STATISTICS = (3, 4)
@@ -66,6 +69,38 @@ def is_uniform(array: np.ndarray | None) -> bool:
         return False
     flat = array.reshape(-1)
     return bool(flat[0] == flat[-1] and (flat == flat[0]).all())
+
+
+_GENERATED = ("onnx::", "val_")
+_SMALLEST_TIED = 256
+
+
+def tie_transposed(tensors: Iterable[Tensor]) -> None:
+    """Mark matrices with generated names that are the transpose of a named one: tied weights, folded by an exporter."""
+    matrices = [t for t in tensors if t.dtype.is_float and len(t.shape) == 2 and _is_large(t.array)]
+    named: dict[tuple, list[Tensor]] = defaultdict(list)
+    for tensor in matrices:
+        if not tensor.name.startswith(_GENERATED):
+            named[tensor.shape].append(tensor)
+    for tensor in matrices:
+        if tensor.name.startswith(_GENERATED):
+            for other in named.get(tensor.shape[::-1], ()):
+                if _is_transpose(tensor.array, other.array):
+                    tensor.transpose_of = other
+                    break
+
+
+def _is_large(array: np.ndarray | None) -> bool:
+    return array is not None and array.size >= _SMALLEST_TIED
+
+
+def _is_transpose(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    if a is None or b is None:
+        return False
+    probes = ((0, 0), (-1, 0), (0, -1), (-1, -1))
+    if a.dtype != b.dtype or any(a[i, j] != b[j, i] for i, j in probes) or is_uniform(a):
+        return False
+    return bool(np.array_equal(a, b.T))
 
 
 def _fresh(stem: str, names: set[str]) -> str:

@@ -32,7 +32,7 @@ class Tensor:
     ``known`` is an array of the dtype, or an object array of ints and symbolic dimensions.
     """
 
-    __slots__ = ("array", "dtype", "initializer", "known", "name", "shape")
+    __slots__ = ("array", "dtype", "initializer", "known", "name", "shape", "transpose_of")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Tensor:
         self.array = array
         self.name = name
         self.initializer = initializer
+        self.transpose_of: Tensor | None = None  # the weight that an exporter stored a second time, transposed
 
     @property
     def type(self) -> TensorType:
@@ -130,6 +131,8 @@ class Region:
             raise UnsupportedOpError(f"strings ({tensor.name or 'a constant'}) cannot be computed with; remove them")
         if tensor.is_symbolic:
             return self._shape_value(tensor)
+        if tensor.transpose_of is not None and self.around is None:
+            return self.builder.transpose_to(self.value(tensor.transpose_of), (1, 0))
         if tensor.array is not None:
             array = tensor.array
             if tensor.known is not None and array.nbytes <= LARGEST_LITERAL and not _may_be_weight(tensor):

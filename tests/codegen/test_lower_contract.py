@@ -12,7 +12,7 @@ from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
 from dlc.ir.compute import is_lanewise_product
 from dlc.ir.graph import Graph, Node, Value, region_signature
-from dlc.ir.kernel import If, statements
+from dlc.ir.kernel import For, If, statements
 from dlc.ir.opdef import find_op
 from dlc.ir.types import float32, tensor_type
 from tests.codegen.lowering import HOST, check_node
@@ -109,6 +109,19 @@ def test_depthwise_convolution_is_one_kernel(channels: int, stride: int, dilatio
     arrays = numbers(2, 9, 8, channels), numbers(3, 3, channels), numbers(channels)
     (lowered,) = check(function, *arrays, emulated=channels < 20)
     assert len(lowered.calls) == 1 and lowered.temporaries == ()
+
+
+@pytest.mark.parametrize("width", [5, 7, 11, 23])
+@pytest.mark.parametrize("low, high", [(0, 0), (1, 1), (3, 0)])
+def test_neighbours_share_their_weights(width: int, low: int, high: int) -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        zero = b.constant(0.0, float32)
+        padded = b.pad(x, zero, low=(0, 1, low, 0), high=(0, 1, high, 0), interior=(0, 0, 0, 0))
+        return b.contract(padded, w, spec="n h+r w+s c, r s c -> n h w c")
+
+    (lowered,) = check(function, numbers(1, 5, width, 20), numbers(3, 3, 20), emulated=width == 7)
+    loops = [s.var.name for s in statements(lowered.calls[0].kernel.body) if isinstance(s, For)]
+    assert "neighbour" in loops
 
 
 def test_grouped_output_of_a_depthwise_convolution() -> None:

@@ -195,3 +195,8 @@ def test_an_absurd_arena_is_a_typed_error():
     for nbytes in (1 << 60, 1 << 70):
         with pytest.raises(ResourceLimitError, match="arena"):
             Arena(nbytes)
+
+
+def test_array_that_no_memory_holds():
+    with pytest.raises(ResourceLimitError, match=r"float32\[1099511627776, 1024\]"):
+        empty((1 << 40, 1024), np.dtype(np.float32))

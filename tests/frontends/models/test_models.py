@@ -13,13 +13,25 @@ from dlc.passes.bind import bind
 COUNTS = {
     "mlp": 535_818,
     "digits_cnn": 30_762,
+    "cnn": 113_962,
     "resnet18": 11_689_512,
     "resnet50": 25_557_032,
     "mobilenet_v2": 3_504_872,
+    "efficientnet_b0": 5_288_548,
+    "convnext_tiny": 28_589_128,
+    "unet": 7_814_274,
     "lstm": 924_170,
+    "gru": 693_770,
     "small_gpt": 838_400,
+    "gpt_4x256": 4_240_896,
 }
-LARGE_COUNTS = {"bert_base": 109_482_240, "gpt2": 124_439_808}
+LARGE_COUNTS = {
+    "vit_b": 86_567_656,
+    "bert_base": 109_482_240,
+    "distilbert": 66_362_880,
+    "gpt2": 124_439_808,
+    "llama_135m": 134_515_008,
+}
 
 
 def parameters(graph):
@@ -39,6 +51,11 @@ def test_large_parameter_counts(name):
     graph = models.build(name)
     verify_graph(graph)
     assert parameters(graph) == LARGE_COUNTS[name]
+
+
+def test_the_original_unet_has_its_published_size():
+    graph = models.build("unet", classes=1, channels=64, transposed=(True,) * 4)
+    assert parameters(graph) == 31_037_633
 
 
 def test_names_seeds_and_unknown_names():
