@@ -6,6 +6,7 @@ counterpart in dlc's graphs and is not loaded.
 
 from __future__ import annotations
 
+import torch
 import transformers
 from torch import nn
 
@@ -19,6 +20,9 @@ class FromIds(nn.Module):
         self.outputs = outputs
 
     def forward(self, input_ids, attention_mask=None):
+        if attention_mask is None and torch.jit.is_tracing():
+            # Without a mask transformers looks for packed sequences, which the exporter cannot express.
+            attention_mask = torch.ones([int(extent) for extent in input_ids.shape], dtype=torch.int64)
         extra = {} if attention_mask is None else {"attention_mask": attention_mask}
         cached = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
         made = self.model(input_ids=input_ids, return_dict=True, **extra, **cached)

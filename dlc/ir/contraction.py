@@ -131,14 +131,15 @@ def infer_extents(spec: ContractSpec, lhs: Shape, rhs: Shape, sizes: Mapping[str
             )
     extents: dict[str, Dim] = dict(sizes)
     dims = [*zip(spec.lhs, lhs, strict=True), *zip(spec.rhs, rhs, strict=True)]
-    pending = dims
+    # Groups first: a window need not cover its dimension, so what it says of an axis is only an upper bound.
+    pending = sorted(dims, key=lambda pair: isinstance(pair[0], WindowTerm))
     while pending:
-        waiting = [(index, dim) for index, dim in pending if not _solve(index, dim, extents, spec)]
-        if len(waiting) == len(pending):
+        solved = next((k for k, (index, dim) in enumerate(pending) if _solve(index, dim, extents, spec)), None)
+        if solved is None:
             raise TypeRuleError(
                 f"the extents of '{spec}' are not determined by {list(lhs)} and {list(rhs)}; give sizes"
             )
-        pending = waiting
+        del pending[solved]
     for index, dim in dims:
         _check(index, dim, extents, spec)
     return extents

@@ -142,6 +142,8 @@ class Session:
             if dim.dim_value > LARGEST_DIMENSION:
                 raise InvalidModelError(f"{what} has an impossible dimension {dim.dim_value}")
             return dim.dim_value
+        if dim.dim_value < -1:  # some exporters write -1 for a dimension that they do not know
+            raise InvalidModelError(f"{what} has the negative dimension {dim.dim_value}")
         named = dim.dim_param not in ("", "?", "-1", "None")
         found = self.names.named(dim.dim_param) if named else self.names.fresh(stem)
         if isinstance(found, SymbolicDim):

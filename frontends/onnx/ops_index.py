@@ -16,11 +16,13 @@ from dlc.ir.types import int64
 _LARGEST_SORT = 8192
 
 
-def check_indices(call: Call, index: int, extent: Dim) -> None:
-    """Refuse known indices outside of [-extent, extent)."""
+def check_indices(call: Call, index: int, extent: Dim, column: int | None = None) -> None:
+    """Refuse known indices outside of [-extent, extent), or those at place ``column`` of known index tuples."""
     known = call.tensor(index).known
     if known is None or known.dtype == object or not isinstance(extent, int) or not known.size:
         return
+    if column is not None:
+        known = known[..., column]
     low, high = int(known.min()), int(known.max())
     if low < -extent or high >= extent:
         call.fail(f"index {low if low < -extent else high} is out of range for extent {extent}")
@@ -42,10 +44,21 @@ def import_gather_elements(call: Call) -> Value:
     return call.b.gather_elements(call.value(0), call.value(1), axis=axis)
 
 
+def _check_tuples(call: Call, first: int) -> None:
+    """Refuse known tuples (input 1) out of range for input 0, whose dimensions from ``first`` on they index."""
+    tuples = call.shape(1)
+    length = tuples[-1] if tuples else 0
+    if isinstance(length, int):
+        for column, extent in enumerate(call.shape()[first : first + length]):
+            check_indices(call, 1, extent, column)
+
+
 @onnx_op("GatherND")
 def import_gather_nd(call: Call) -> Value:
     """Slices at index tuples."""
-    return call.b.gather_nd(call.value(0), call.value(1), batch_dims=call.integer("batch_dims", 0))
+    batch = call.integer("batch_dims", 0)
+    _check_tuples(call, batch)
+    return call.b.gather_nd(call.value(0), call.value(1), batch_dims=batch)
 
 
 _COMBINERS = {"none": "none", "add": "add", "mul": "mul", "max": "maximum", "min": "minimum"}
@@ -70,6 +83,7 @@ def import_scatter_elements(call: Call) -> Value:
 @onnx_op("ScatterND")
 def import_scatter_nd(call: Call) -> Value:
     """Put slices at index tuples."""
+    _check_tuples(call, 0)
     return call.b.scatter_nd(call.value(0), call.value(1), call.value(2), combiner=_combiner(call))
 
 

@@ -84,12 +84,22 @@ def _statistics(graph: Graph, candidates: set[Value]) -> dict[Value, Value]:
     return found
 
 
+def _needed(graph: Graph) -> list[Node]:
+    """Return the nodes whose results the outputs depend on, in order."""
+    wanted, needed = set(graph.outputs), []
+    for node in reversed(graph.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            needed.append(node)
+    return needed[::-1]
+
+
 def _trainable(graph: Graph, candidates: set[Value]) -> set[Value]:
-    """Return the candidates that reach an operand in a weight's place."""
+    """Return the candidates that reach an operand in a weight's place, in nodes that the outputs need."""
     origin: dict[Value, set[Value]] = {value: {value} for value in candidates}
     products: set[Value] = set()  # results of contractions: what is added to them is a bias
     found: set[Value] = set()
-    for node in graph.nodes:
+    for node in _needed(graph):
         name = node.op.name
         if name in _PASSING:
             sources = set().union(*(origin.get(v, set()) for v in node.inputs))

@@ -77,3 +77,10 @@ def test_extents_that_do_not_fit(text, lhs, rhs, sizes, reason):
 )
 def test_reshape_blocks(old, new, blocks):
     assert reshape_blocks(old, new) == blocks
+
+
+def test_a_window_that_does_not_cover_its_dimension_leaves_its_axis_to_the_groups():
+    spec = parse_spec("n h*2+r c, n h k -> r c k")
+    extents = infer_extents(spec, (1, 12, 3), (1, 5, 4), {})
+    assert (extents["h"], extents["r"]) == (5, 4)
+    assert infer_extents(parse_spec("h*2+r, h -> r"), (12,), (5,), {"r": 3})["r"] == 3

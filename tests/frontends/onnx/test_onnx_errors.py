@@ -445,6 +445,19 @@ def test_shape_that_depends_on_data() -> None:
     fails(made, TypeRuleError, "the_node", "shapes=")
 
 
+@pytest.mark.parametrize("tuples", [[[1, 3]], [[0, 1], [-3, 0]], [[2]]])
+@pytest.mark.parametrize("op", ["GatherND", "ScatterND"])
+def test_index_tuples_out_of_range(op: str, tuples: list[list[int]]) -> None:
+    inputs = ["x", "i", "u"] if op == "ScatterND" else ["x", "i"]
+    feeds = [info("x", [2, 3]), info("u", [len(tuples), *[3] * (2 - len(tuples[0]))])][: len(inputs) - 1]
+    made = model([node(op, inputs, ["y"], "the_node")], feeds, ["y"], {"i": np.array(tuples)})
+    fails(made, DlcError, "the_node", op, "out of range")
+
+
+def test_negative_dimension_of_an_input() -> None:
+    fails(model([node("Relu", ["x"], ["y"])], [info("x", [2, -3])], ["y"]), InvalidModelError, "'x'", "-3")
+
+
 # -- external data ----------------------------------------------------------------------------
 
 

@@ -328,6 +328,17 @@ def test_roles_of_initializers() -> None:
     assert graph.signature.replacements == {"mean:next": "mean", "variance:next": "variance"}
 
 
+def test_statistics_that_only_unused_results_depend_on_are_not_trained() -> None:
+    vectors = ("scale", "bias", "mean", "variance")
+    made = model(
+        [node("BatchNormalization", ["x", *vectors], ["y", "next_mean", "next_variance"], training_mode=1)],
+        [info("x", ["batch", 4, 3])],
+        ["y"],
+        {name: np.ones(4, np.float32) for name in vectors},
+    )
+    assert [s.name for s in load(made).signature.inputs if s.trainable] == ["scale", "bias"]
+
+
 def test_weights_are_not_copied() -> None:
     made = classifier()
     made.graph.initializer.append(numpy_helper.from_array(np.zeros((64, 64), np.float32), "large"))
