@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.operations import count_flops
+from bench.operations import count_flops, weight_bytes
 from bench.peers.training import COMPARED, LEARNING_RATE
 from bench.suite import TRAINING, Case, cases
 from dlc.cli.arrays import write_arrays
@@ -135,7 +135,7 @@ def _prepare_inference(case: Case, folder: Path, threads: int) -> dict[str, Any]
     results = results if isinstance(results, tuple) else (results,)
     reference = {str(number): tensor.numpy() for number, tensor in enumerate(results)}
     write_arrays(folder / "reference.npz", reference)
-    size = _size(weights, sets[0]) + _size(reference) // 2
+    size = weight_bytes(graph) + _size(sets[0]) + _size(reference) // 2
     return {"flops": count_flops(graph, INFERENCE), "bytes": size, "shapes": shapes, "reference": "PyTorch in float64"}
 
 
@@ -168,7 +168,7 @@ def _prepare_light(case: Case, folder: Path) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     reference = {str(number): array for number, array in enumerate(session.run(None, sets[0]))}
     write_arrays(folder / "reference.npz", reference)
-    size = _size(_weights(graph), sets[0], reference)
+    size = weight_bytes(graph) + _size(sets[0], reference)
     return {"flops": count_flops(graph, INFERENCE), "bytes": size, "shapes": shapes, "reference": "onnxruntime"}
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from bench import prepare, rounds
 from bench.floor import floor_ms
-from bench.operations import count_flops
+from bench.operations import count_flops, weight_bytes
 from bench.report import markdown, number
 from bench.run import load_results
 from bench.suite import INFERENCE, RIVALS, TRAINING, Case, Peer, cases, peers_of
 from dlc.frontends import models
+from dlc.ir.graph import Role
 from dlc.passes.pipeline import INFERENCE as PASSES
 
 MACHINE = {"peak_flops": 1e11, "bandwidth": {"1000": 5e9, "1000000": 2e9}}
@@ -41,6 +42,18 @@ def test_operations_are_those_of_the_contractions():
     assert count_flops(graph, PASSES) == sum(2 * 64 * prod(layer) for layer in layers)
     # The known count of ResNet-18: 1.814 billion multiply-adds.
     assert count_flops(models.build("resnet18", batch=1), PASSES) == pytest.approx(2 * 1.814e9, rel=1e-3)
+
+
+def test_of_a_table_only_the_rows_looked_up_are_read():
+    config = models.BertConfig(vocabulary=1000, features=8, layers=1, heads=2, intermediate=16, positions=100)
+    graph = models.bert(config, batch=2, sequence=5).ir
+    parameters = sum(s.initial.size for _, s in graph.inputs_with(Role.PARAMETER))
+    key = 8  # two words of the random key
+    tables = (1000 + 100 + 2) * 8
+    assert weight_bytes(graph) == 4 * (parameters - tables + (2 * 5 + 5 + 1) * 8) + key
+    tied = models.build("small_gpt", batch=1, sequence=5)  # the output layer reads the whole table
+    whole = sum(s.initial.size for _, s in tied.inputs_with(Role.PARAMETER))
+    assert weight_bytes(tied) == 4 * (whole - (256 - 5) * 128)
 
 
 def test_a_recurrent_model_counts_its_iterations():
