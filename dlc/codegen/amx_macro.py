@@ -255,12 +255,12 @@ class AmxKernel(MacroKernel):
     def _tiles(self, place: Expr) -> Stmt:
         """Multiply two row tiles or the last one; the first blocks split the next panel meanwhile."""
         pairs = self._meanwhile()
-        windows = (
+        windows: tuple[Window, ...] = (
             Window("row_parts", scaled(Var("b"), 2 * self.tile_size)),
             Window("panel_parts", self._parts_of(Var("p")) if pairs else ZERO),
             Window("sums", place),
         )
-        scalars = (Var("steps"), const(self.tile_size))
+        scalars: tuple[Expr, ...] = (Var("steps"), const(self.tile_size))
         two = apply("greater", Var("block_rows"), const(TILE))
         both, one = (Call(tiles_kernel(count, 0), windows, scalars) for count in (2, 1))
         plain = If(two, (both,), (one,))

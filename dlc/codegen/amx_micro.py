@@ -280,12 +280,12 @@ def tiles_kernel(row_tiles: int, pairs: int) -> Kernel:
     for i in range(row_tiles):
         for j in range(2):
             body.append(TileStore(2 * i + j, "block", const(i * TILE * BLOCK + j * TILE), const(BLOCK)))
-    buffers = (
+    buffers: tuple[Buffer, ...] = (
         Buffer("rows", bfloat16, None),
         Buffer("panel", bfloat16, None),
         Buffer("block", float32, None, writable=True),
     )
-    scalars = (Var("steps"), Var("apart"))
+    scalars: tuple[Var, ...] = (Var("steps"), Var("apart"))
     name = f"tiles_{row_tiles}x2"
     if pairs:
         name, buffers, scalars = f"{name}_split{pairs}", (*buffers, *_split_buffers()), (*scalars, Var("first"))
