@@ -16,6 +16,7 @@ def lifted(state: Grouping, value: Value, group: Group) -> ValueMap | None:
     Dimensions that a broadcast adds are OTHER. None if ``value`` does not come from the group.
     """
     path: list[Node] = []
+    rank = value.type.rank
     while value not in group.maps:
         node = state.made_by.get(value)
         if node is None or state.facts[node].kind is not NodeKind.FREE or len(node.inputs) != 1:
@@ -27,14 +28,15 @@ def lifted(state: Grouping, value: Value, group: Group) -> ValueMap | None:
         facts = state.facts[node]
         reads = facts.maps[0]
         result: list[int | Place] = [Place.OTHER] * facts.axes
+        extents = node.inputs[0].type.shape
         lost = reads is None
-        for dimension, axis in zip(current, reads or (), strict=reads is not None):
+        for dimension, axis, extent in zip(current, reads, extents, strict=True) if reads is not None else ():
             if isinstance(axis, int):
                 result[axis] = dimension
-            elif isinstance(dimension, int):
+            elif isinstance(dimension, int) and extent != 1:
                 lost = True
         if lost:
-            return (Place.OTHER,) * facts.axes if not _is_dependent(value, group) else None
+            return (Place.OTHER,) * rank if not _is_dependent(value, group) else None
         shape = node.outputs[0].type.shape
         current = tuple(Place.UNIT if d == 1 else p for p, d in zip(result, shape, strict=True))
     return current

@@ -245,6 +245,16 @@ def test_rows_reach_values_of_their_producer_before_a_reshape() -> None:
     assert len(fused(make(function, (3, 18, 1, 2)))) == 1
 
 
+def test_rows_reach_values_through_dimensions_of_extent_one() -> None:
+    def function(b: Builder, x: Value) -> Value:
+        before = b.tanh(x)
+        total = b.reduce_sum(before, axes=(1,), keepdims=True)
+        again = b.broadcast(b.reshape_to(before, (3,)), shape=(1, 3), dims=(1,))
+        return b.mul(total, again)
+
+    assert len(fused(make(function, (1, 3)))) == 1
+
+
 def test_different_rows_stay_apart() -> None:
     def function(b: Builder, x: Value) -> tuple[Value, Value]:
         y = b.exp(x)
