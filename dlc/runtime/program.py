@@ -26,10 +26,11 @@ _CHUNK_FLOPS = 1_000_000_000
 _CHUNK_BYTES = 200_000_000
 _MOST_CHUNKS = 1 << 20
 
-# Below this estimate a run is not worth waking another thread for.
-_SERIAL_NANOSECONDS = 3000
-_FLOPS_PER_NANOSECOND = 20
-_BYTES_PER_NANOSECOND = 10
+# Below this estimate of one thread's time a run is not worth waking another thread for: what it could save is little,
+# and where another process holds the processor, waiting for the second thread costs milliseconds.
+_SERIAL_NANOSECONDS = 20_000
+_FLOPS_PER_NANOSECOND = 60
+_BYTES_PER_NANOSECOND = 15
 
 
 @dataclass(frozen=True, eq=False)
