@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from dlc.errors import CheckpointError, InputError
+from dlc.errors import CheckpointError, ConfigError, InputError
 from dlc.training.callbacks import Callback
 from dlc.training.data import ArrayBatches, IterableBatches
 from dlc.training.progress import ProgressDisplay
@@ -23,6 +24,10 @@ class FitOptions:
     callbacks: tuple[Callback, ...] = ()
     resume: bool = False
     verbose: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.epochs, Integral) or self.epochs < 0:
+            raise ConfigError(f"epochs={self.epochs!r} is not a whole number of epochs; give 0 or more")
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,9 @@ def import_lp_pool(call: Call) -> Value:
     """p-norm of every window."""
     b, x, p = call.b, call.value(0), call.integer("p", 2)
     window = read_window(call, _spatial(call, x), kernel_shape(call, x.type.rank - 2))
+    for size, dilation, pads in zip(window.extents, window.dilations, window.pads, strict=True):
+        if max(pads) > (size - 1) * dilation:
+            call.fail(f"pads {list(pads)} hold a whole window of {size} (dilation {dilation}); it would see no element")
     powers = b.pow(b.abs(x), b.constant(float(p), x.type.dtype))
     low, high = ((0, 0, *(pair[k] for pair in window.pads)) for k in range(2))
     if call.flag("ceil_mode"):

@@ -79,6 +79,12 @@ def test_shuffling_depends_on_seed_and_epoch():
     np.testing.assert_array_equal(np.concatenate(plain), X)
 
 
+@pytest.mark.parametrize("epochs", [-1, 1.5, None])
+def test_wrong_number_of_epochs(epochs):
+    with pytest.raises(ConfigError, match="epochs"):
+        make().fit(DATA, epochs=epochs)
+
+
 @pytest.mark.parametrize(
     "data, words",
     [

@@ -285,6 +285,7 @@ BAD_SHAPES: dict[str, Callable[[], onnx.ModelProto]] = {
     "conv transpose": lambda: single("ConvTranspose", [[1, 3, 8, 8], [4, 3, 3, 3]]),
     "max pool window": lambda: single("MaxPool", [[1, 3, 2, 2]], kernel_shape=[5, 5]),
     "max pool rank": lambda: single("MaxPool", [[3, 2]], kernel_shape=[1]),
+    "lp pool pads": lambda: single("LpPool", [[1, 3, 8, 8]], kernel_shape=[2, 2], pads=[2, 0, 0, 0]),
     "average pool stride": lambda: single("AveragePool", [[1, 3, 8, 8]], kernel_shape=[2, 2], strides=[0, 0]),
     "batch norm": lambda: single("BatchNormalization", [[1, 3, 4], [3], [3], [2], [3]]),
     "layer norm": lambda: single("LayerNormalization", [[2, 5], [4]]),
