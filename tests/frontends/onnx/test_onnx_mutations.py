@@ -93,6 +93,7 @@ def test_some_mutations() -> None:
     run(every=80, first=3)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(8))
 def test_many_mutations(first: int) -> None:
