@@ -82,10 +82,15 @@ class Peer:
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
     light: bool = True  # whether it can run a model of which there is only the ONNX file
+    models: tuple[str, ...] | None = None  # the only models that it has; None if it has all
 
 
 _OPENVINO, _DLC_PRECISION = "bench.peers.openvino_cpu", "bench.peers.dlc_precision"
+_JAX = "bench.peers.jax_cpu"
 _TORCH, _TORCH_TRAINING = "bench.peers.torch_inference", "bench.peers.torch_training"
+
+# Those written in JAX (bench.jax_models, which is imported by the contender only).
+_JAX_MODELS = ("mlp", "cnn", "resnet18", "resnet50", "gpt2", "gpt_4x256", "lstm")
 
 PEERS = (
     Peer("dlc", "dlc", INFERENCE),
@@ -93,12 +98,14 @@ PEERS = (
     Peer("openvino", _OPENVINO, INFERENCE, {"precision": "f32"}),
     Peer("torch", _TORCH, INFERENCE, {"compile": False}, light=False),
     Peer("torch-compile", _TORCH, INFERENCE, {"compile": True}, light=False),
+    Peer("jax", _JAX, INFERENCE, light=False, models=_JAX_MODELS),
     Peer("dlc-bf16", _DLC_PRECISION, INFERENCE, {"precision": "bfloat16"}),
     Peer("openvino-bf16", _OPENVINO, INFERENCE, {"precision": "bf16"}),
     Peer("dlc", "bench.peers.dlc_training", TRAINING),
     Peer("torch", _TORCH_TRAINING, TRAINING, {"optimizer": "default", "compile": False}),
     Peer("torch-fused", _TORCH_TRAINING, TRAINING, {"optimizer": "fused", "compile": False}),
     Peer("torch-compile", _TORCH_TRAINING, TRAINING, {"optimizer": "fused", "compile": True}),
+    Peer("jax", _JAX, TRAINING, models=_JAX_MODELS),
 )
 PEER_NAMES = tuple(dict.fromkeys(peer.name for peer in PEERS))
 # Those that dlc's float32 is compared with; the speed of a case is that of the fastest of them over dlc's.
@@ -111,9 +118,14 @@ COMPILED = ("resnet50", "mobilenet_v2", "bert_base", "gpt2", "mlp", *(case.name 
 
 def peers_of(case: Case, names: tuple[str, ...], compile_all: bool = False) -> list[Peer]:
     """Return the contenders of a case among ``names``, in a fixed order."""
-    wanted = [p for p in PEERS if p.kind == case.kind and p.name in names and (p.light or not case.light) and _known(p)]
+    wanted = [p for p in PEERS if p.kind == case.kind and p.name in names and _known(p) and _has(p, case)]
     compiles = compile_all or case.name in COMPILED
     return [p for p in wanted if compiles or not p.options.get("compile")]
+
+
+def _has(peer: Peer, case: Case) -> bool:
+    """Whether the contender can run the model of a case."""
+    return (peer.light or not case.light) and (peer.models is None or case.model in peer.models)
 
 
 def _known(peer: Peer) -> bool:

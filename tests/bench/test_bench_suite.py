@@ -1,6 +1,7 @@
 """The benchmark: what it counts, how it compares, what it writes, and that one failing contender ends nothing."""
 
 import json
+import os
 from math import prod
 
 import numpy as np
@@ -11,7 +12,7 @@ from bench.floor import floor_ms
 from bench.operations import count_flops, weight_bytes
 from bench.report import markdown, number
 from bench.run import load_results
-from bench.suite import INFERENCE, RIVALS, TRAINING, Case, Peer, cases, peers_of
+from bench.suite import INFERENCE, PEERS, RIVALS, TRAINING, Case, Peer, cases, peers_of
 from dlc.frontends import models
 from dlc.ir.graph import Role
 from dlc.passes.pipeline import INFERENCE as PASSES
@@ -158,6 +159,44 @@ def test_contenders_for_training_agree(files):
             found = contender.run(feeds[chosen])
         assert rounds.loss_error([found["losses"]], [wanted]) < 1e-5
     assert len(set(wanted)) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_jax_computes_the_same_answers_and_losses(files):
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    from bench import jax_models
+    from bench.peers import jax_cpu, torch_inference, torch_training
+    from dlc.cli.contenders import Request
+    from dlc.cli.worker import read_feeds
+
+    assert {p.models for p in PEERS if p.name == "jax"} == {tuple(jax_models.MODELS)}
+    recurrent = {"sequence": 5, "features": 6, "hidden": 8, "layers": 2}
+    inference = {"lstm": recurrent, "resnet50": {"size": 32}, "mlp": {"hidden": (5, 4)}}
+    training = {"cnn": {}, "resnet18": {"size": 32}, "gpt_4x256": {"sequence": 5}}
+    coarse = ("resnet18",)  # Adam's first updates follow the signs of gradients, rounding included
+    affinity = os.sched_getaffinity(0)
+    for kind, chosen, theirs in ((INFERENCE, inference, torch_inference), (TRAINING, training, torch_training)):
+        for model, options in chosen.items():
+            case = Case(model, kind, model, 4, options)
+            facts = prepare.prepare(case, 1)
+            folder = prepare.folder_of(case)
+            feeds = read_feeds(str(folder / "inputs.npz"))
+            given = {"case": model, "weights": str(folder / "weights.npz"), "optimizer": "default", "compile": False}
+            request = Request("", len(affinity), prepare.SEED, facts["shapes"], given)
+            answers = []
+            for module in (jax_cpu, theirs):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(module, "cases", lambda case=case: {case.name: case})
+                    contender = module.open_model(request)
+                for taken in (0, 0, 0, 1):
+                    found = contender.run(feeds[taken])
+                answers.append(list(found.values()))
+            assert rounds.output_error(answers[0], answers[1]) < (0.2 if model in coarse else 1e-4), model
+            if kind == TRAINING:
+                assert answers[0][0][0] == pytest.approx(answers[1][0][0], rel=1e-5), model
+    assert os.sched_getaffinity(0) == affinity
 
 
 def test_weights_must_match_by_name():
