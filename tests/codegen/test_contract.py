@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from contract_native import Native, aligned, run_emulated, type_of
@@ -11,6 +13,7 @@ from dlc.codegen.llvm_target import host_target
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec
 from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.expr import Read, Var, apply, cast, const
+from dlc.ir.kernel import Alloc, statements
 from dlc.ir.ops.contract import contract_evaluate, dim_expression
 from dlc.ir.types import as_dtype, float32, float64, tensor_type
 from dlc.ir.verify_kernel import verify
@@ -219,6 +222,49 @@ def test_staged_rows_local_panels_and_passes_over_the_depth(dtype):
         lowered, shape = _lower(spec, arrays, sizes, TARGETS["avx512"], 2)
         out = aligned(shape, dtype, np.nan)
         _check(Native(lowered, TARGETS["avx512"], 2)(arrays, out), spec, arrays, sizes)
+
+
+CONFLICTING = [
+    ("m k, k n -> m n", (45, 3072), (3072, 130), {}),
+    ("m k, k n -> m n", (45, 1024), (1024, 100), {}),
+    ("m k, n k -> m n", (45, 2048), (97, 2048), {}),
+    ("b m k, b n k -> b m n", (2, 60, 1024), (2, 97, 1024), {}),
+    ("n h*2+r w*2+s c, r s c k -> n h w k", (2, 11, 11, 512), (3, 3, 512, 97), {}),
+    ("n h*2+r w*2+s c, r s c k -> n h w k", (1, 29, 29, 512), (1, 1, 512, 97), {"r": 1, "s": 1}),
+    ("m a k, a k n -> m n", (20, 2, 1000), (2, 1000, 97), {}),
+]
+"""Rows a multiple of 4 KiB apart, so that row tiles are copied."""
+
+
+@pytest.mark.parametrize("l2_bytes", [1 << 15, 1 << 18, 1 << 21])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_that_share_a_cache_set_are_copied(l2_bytes, threads):
+    """By chunks or by tiles, in one pass or in several, as the size of the cache decides."""
+    rng = np.random.default_rng(13)
+    target = replace(TARGETS["avx512"], l2_bytes=l2_bytes)
+    for spec, lhs, rhs, sizes in CONFLICTING:
+        arrays, _ = _arrays(rng, spec, lhs, rhs, np.float32)
+        for constants in ((), (1,)):
+            lowered, shape = _lower(spec, arrays, sizes, target, threads, constants=constants)
+            out = aligned(shape, np.float32, np.nan)
+            _check(Native(lowered, target, threads)(arrays, out), spec, arrays, sizes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "lhs", "rhs"),
+    [
+        ("m k, k n -> m n", (8, 1024), (1024, 65)),
+        ("n h*2+r w*2+s c, r s c k -> n h w k", (1, 2, 16, 512), (2, 1, 512, 65)),
+    ],
+)
+def test_copied_rows_emulated(spec, lhs, rhs):
+    arrays, _ = _arrays(np.random.default_rng(14), spec, lhs, rhs, np.float32)
+    target = TARGETS["avx512"]
+    lowered, shape = _lower(spec, arrays, {}, target, constants=(1,))
+    allocated = [s.buffer.name for s in statements(lowered.calls[-1].kernel.body) if isinstance(s, Alloc)]
+    assert "staged" in allocated
+    native = Native(lowered, target)(arrays, aligned(shape, np.float32, np.nan))
+    assert np.array_equal(native, run_emulated(lowered, arrays, np.full(shape, np.nan, np.float32)))
 
 
 def _bias_residual_relu(rank, shape, columns):
