@@ -1,11 +1,14 @@
-"""Rewrite rules on contractions: transposes become part of the specification, fixed scales part of the weights."""
+"""Rewrite rules on contractions.
+
+Transposes become part of the specification, fixed scales part of the weights; what is cropped is not computed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dlc.ir.builder import Builder
-from dlc.ir.contraction import ContractSpec, Group, parse_spec
+from dlc.ir.contraction import ContractSpec, DimIndex, Group, WindowTerm, parse_spec
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Node, Value
 from dlc.ir.ops.contract import contract_extents
@@ -69,6 +72,58 @@ def transposed_result(builder: Builder, node: Node, context: Context) -> Replace
         spec, extents = changed
     output = tuple(spec.output[k] for k in node.attributes["permutation"])
     return emit_contract(builder, with_side(spec, "output", output), contract.inputs[0], contract.inputs[1], extents)
+
+
+@rule("pad")
+def cropped_result(builder: Builder, node: Node, context: Context) -> Replacement:
+    """crop(contract(pad(x), y)) -> contract(pad(x) by less, y): what falls off is not computed.
+
+    Gradients of padded convolutions have this form. Crops are pads by negative amounts; they stay where an operand
+    would have to be copied to be cropped.
+    """
+    contract = context.producer(node.inputs[0], "contract")
+    low, high = node.attributes["low"], node.attributes["high"]
+    if contract is None or not context.has_one_use(node.inputs[0]) or any(node.attributes["interior"]):
+        return None
+    if max((*low, *high), default=0) > 0:
+        return None
+    spec, extents = _parts(contract)
+    crops: dict[str, tuple[int, int]] = {}
+    for index, first, last in zip(spec.output, low, high, strict=True):
+        if first or last:
+            if len(index.axes) != 1:
+                return None
+            crops[index.axes[0]] = (int(first), int(last))
+    operands: list[Value] = []
+    for side, value in ((spec.lhs, contract.inputs[0]), (spec.rhs, contract.inputs[1])):
+        amounts = [_crop_of(index, crops) for index in side]
+        if any(any(amount) for amount in amounts):
+            inner = context.producer(value, "pad")
+            if inner is None or not _covers(inner, amounts):
+                return None
+            value = builder.pad(
+                inner.inputs[0],
+                inner.inputs[1],
+                low=tuple(have + amount[0] for have, amount in zip(inner.attributes["low"], amounts, strict=True)),
+                high=tuple(have + amount[1] for have, amount in zip(inner.attributes["high"], amounts, strict=True)),
+                interior=inner.attributes["interior"],
+            )
+        operands.append(value)
+    kept = {axis: extent + sum(crops.get(axis, (0, 0))) for axis, extent in extents.items()}
+    return emit_contract(builder, spec, operands[0], operands[1], kept)
+
+
+def _crop_of(index: DimIndex, crops: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return the (negative) amounts by which cropped axes narrow a dimension at its two ends."""
+    terms = index.terms if isinstance(index, WindowTerm) else tuple((axis, 1) for axis in index.axes)
+    found = [(crops[axis], coefficient) for axis, coefficient in terms if axis in crops]
+    return sum(crop[0] * c for crop, c in found), sum(crop[1] * c for crop, c in found)
+
+
+def _covers(pad: Node, amounts: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether a pad adds at least what is cropped."""
+    ends = zip(pad.attributes["low"], pad.attributes["high"], amounts, strict=True)
+    return all(not any(crop) or (low + crop[0] >= 0 and high + crop[1] >= 0) for low, high, crop in ends)
 
 
 @rule("mul")
@@ -164,6 +219,7 @@ def _first_and_fixed(node: Node, context: Context) -> list[tuple[Value, Value]]:
 CONTRACT_RULES: tuple[Rule, ...] = (
     transposed_operand,
     transposed_result,
+    cropped_result,
     scale_into_weights,
     shift_after_shift,
     scale_after_shift,

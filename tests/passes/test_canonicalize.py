@@ -258,6 +258,47 @@ CONTRACTIONS = {
 }
 
 
+CROPS = {
+    "padded by as much": (
+        "input %x: float32[2, 4, 3] data\ninput %w: float32[3, 3, 5] data\n%0 = constant() {value=float32[]{0.0}}\n"
+        "%1 = pad(%x, %0) {low=(0, 2, 0), high=(0, 3, 0), interior=(0, 0, 0)}\n"
+        '%2 = contract(%1, %w) {spec="n p+r c, r c k -> n p k", sizes=(("p", 7), ("r", 3))}\n'
+        '%3 = pad(%2, %0) {low=(0, -1, 0), high=(0, -2, 0), interior=(0, 0, 0)}\noutput "y" = %3',
+        "n p+r c, r c k -> n p k",
+        (2, 6, 3),
+    ),
+    "strided": (
+        "input %x: float32[2, 9, 3] data\ninput %w: float32[3, 3, 5] data\n%0 = constant() {value=float32[]{0.0}}\n"
+        "%1 = pad(%x, %0) {low=(0, 2, 0), high=(0, 2, 0), interior=(0, 0, 0)}\n"
+        '%2 = contract(%1, %w) {spec="n p*2+r c, r c k -> n p k", sizes=(("p", 6), ("r", 3))}\n'
+        '%3 = pad(%2, %0) {low=(0, -1, 0), high=(0, 0, 0), interior=(0, 0, 0)}\noutput "y" = %3',
+        "n p*2+r c, r c k -> n p k",
+        (2, 11, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CROPS)
+def test_what_is_cropped_is_not_computed(case):
+    text, spec, shape = CROPS[case]
+    graph = graph_of(text)
+    after = tidy(graph)
+    (contract,) = (n for n in after.nodes if n.op.name == "contract")
+    assert contract.attributes["spec"] == spec
+    assert contract.inputs[0].type.shape == shape
+    assert contract.outputs[0] is after.outputs[0]
+    assert_same_values(graph, after, exact=False)
+
+
+def test_crops_stay_where_an_operand_would_be_copied():
+    text = (
+        "input %x: float32[2, 8, 3] data\ninput %w: float32[3, 3, 5] data\n%0 = constant() {value=float32[]{0.0}}\n"
+        '%1 = contract(%x, %w) {spec="n p+r c, r c k -> n p k", sizes=(("p", 6), ("r", 3))}\n'
+        '%2 = pad(%1, %0) {low=(0, -1, 0), high=(0, 0, 0), interior=(0, 0, 0)}\noutput "y" = %2'
+    )
+    assert [n.op.name for n in tidy(graph_of(text)).nodes if n.op.name != "constant"] == ["contract", "pad"]
+
+
 @pytest.mark.parametrize("case", CONTRACTIONS)
 def test_contraction_rules(case):
     assert_becomes(tidy, *CONTRACTIONS[case], exact=False)
