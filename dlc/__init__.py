@@ -15,14 +15,14 @@ __version__ = "0.1.0"
 _LAZY = {
     "DlcError": "dlc.errors",
     "backend": "dlc.onnx_backend",
-    "check": "dlc.facade",
+    "check": "dlc.tools",
     "compile": "dlc.facade",
     "compile_training": "dlc.training",
     "grad": "dlc.gradients",
-    "interpret": "dlc.facade",
+    "interpret": "dlc.tools",
     "load": "dlc.facade",
-    "save_onnx": "dlc.facade",
-    "supported_opsets": "dlc.facade",
+    "save_onnx": "dlc.tools",
+    "supported_opsets": "dlc.tools",
 }
 _MODULES = {
     "callbacks": "dlc.training.callbacks",

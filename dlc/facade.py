@@ -1,37 +1,29 @@
-"""The public functions: thin entries that unwrap graphs and call the frontends and the driver."""
+"""The public functions that a program which loads and runs a model needs; ``dlc.tools`` has the others.
+
+Thin entries that unwrap graphs and call the frontends and the driver. What a warm start
+does without is loaded when it is first needed.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from functools import partial
+from importlib import import_module
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from dlc import config
 from dlc.driver.compile import compile_graph
-from dlc.driver.options import binding_from_shapes
+from dlc.driver.models import load_known
 from dlc.errors import DlcError
-from dlc.frontends.onnx import check as check_onnx
-from dlc.frontends.onnx import load as load_onnx
-from dlc.frontends.onnx import save as save_model
-from dlc.frontends.onnx import supported_opsets
+from dlc.frontends.onnx.identity import frontend_digest
 from dlc.ir.graph import Graph
-from dlc.ir.interpret import fed_array
-from dlc.ir.interpret import interpret as interpret_graph
-from dlc.ir.opdef import Mode
-from dlc.passes.bind import bind
 from dlc.runtime.executable import Executable
 from dlc.runtime.specialise import SpecialisingExecutable
 
-__all__ = [
-    "check",
-    "compile",
-    "interpret",
-    "load",
-    "save_onnx",
-    "supported_opsets",
-]
+__all__ = ["compile", "load"]
 
 
 def ir_graph(graph: Any) -> Graph:
@@ -52,8 +44,30 @@ def load(
 
     ``shapes`` fixes input shapes whose extents the model leaves open. Weights stored outside the file must lie
     in its folder, or under ``external_data_root``. Raises a DlcError that names the offender for anything wrong.
+    A file that was imported before is known by the code cache; its graph is then made when it is first looked at.
     """
-    return load_onnx(source, shapes=shapes, external_data_root=external_data_root)
+    imported = partial(_import, source, shapes, external_data_root)
+    if isinstance(source, str | PathLike) and config.cache_enabled():
+        root = str(Path(external_data_root).resolve()) if external_data_root is not None else ""
+        question = {"shapes": _text_of(shapes), "root": root}
+        graph, messages = load_known(Path(fspath(source)), question, frontend_digest(), imported)
+    else:
+        found = imported()
+        graph, messages = found.graph, found.warnings
+    for message in messages:
+        warnings.warn(message, stacklevel=2)
+    return graph
+
+
+def _import(source: Any, shapes: Any, external_data_root: Any) -> Any:
+    frontend = import_module("dlc.frontends.onnx.loading")
+    return frontend.import_model(source, shapes=shapes, external_data_root=external_data_root)
+
+
+def _text_of(shapes: Any) -> str:
+    if not isinstance(shapes, Mapping):
+        return repr(shapes)
+    return repr([(name, str(shape)) for name, shape in shapes.items()])
 
 
 def compile(
@@ -80,24 +94,3 @@ def compile(
         An executable: ``run({"x": array})`` gives a dict of arrays, ``exe(array)`` takes and gives positional ones.
     """
     return compile_graph(ir_graph(graph), device=device, precision=precision, threads=threads, shapes=shapes, dump=dump)
-
-
-def interpret(graph: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run a graph in the NumPy interpreter, the definition that compiled code is compared with.
-
-    Symbolic dimensions are bound by the shapes of ``feeds``. Returns outputs by name.
-    """
-    found = ir_graph(graph)
-    arrays = {name: fed_array(name, value) for name, value in feeds.items()}
-    binding = binding_from_shapes(found, {name: array.shape for name, array in arrays.items()})
-    return interpret_graph(bind(found, binding), arrays, Mode.INFERENCE)
-
-
-def save_onnx(graph: Any, path: str | PathLike) -> None:
-    """Write an inference graph as an ONNX model; large weights go to a file beside it."""
-    save_model(ir_graph(graph), path)
-
-
-def check(source: Any) -> list[Any]:
-    """Return every problem of an ONNX model at once; an empty list means that it imports."""
-    return check_onnx(source)

@@ -12,9 +12,10 @@ from dlc.cli.common import json_option
 from dlc.cli.failures import INVALID_MODEL, exit_code, printable
 from dlc.cli.output import console, say, working, write_json
 from dlc.errors import CompileError
-from dlc.facade import check, load
-from dlc.frontends.onnx import Problem
+from dlc.facade import load
+from dlc.frontends.onnx.problems import Problem
 from dlc.ir.opdef import Trait
+from dlc.tools import check
 
 
 def interpreted_only(model: Path) -> list[Problem]:

@@ -25,7 +25,7 @@ from dlc.cli.failures import MISMATCH
 from dlc.cli.output import say, table, working, write_json
 from dlc.driver.diagnose import difference, first_diverging_node
 from dlc.errors import DlcError
-from dlc.facade import interpret, save_onnx
+from dlc.tools import interpret, save_onnx
 
 INTERPRETER = "interpreter"
 

@@ -25,7 +25,7 @@ from dlc.cli.common import find_model, generated_inputs
 from dlc.cli.contenders import DLC, Request
 from dlc.cli.output import notes
 from dlc.driver.diagnose import difference
-from dlc.facade import save_onnx
+from dlc.tools import save_onnx
 
 INPUT_SETS = 4  # runs cycle through these, so that none is fed what the one before it was
 

@@ -10,7 +10,7 @@ import numpy as np
 from dlc.cli.arrays import write_arrays
 from dlc.cli.common import OutputPath, compiled, find_model_and_inputs, inputs_option, model_options
 from dlc.cli.output import say, table
-from dlc.facade import interpret
+from dlc.tools import interpret
 
 
 def describe(name: str, array: np.ndarray) -> list[object]:

@@ -13,10 +13,10 @@ import numpy as np
 from dlc.cli.common import OutputPath
 from dlc.cli.output import note, say, size_text, working
 from dlc.facade import compile as compile_model
-from dlc.facade import save_onnx
 from dlc.frontends import models
 from dlc.frontends.graph import losses, optim
 from dlc.ir.training import Optimizer
+from dlc.tools import save_onnx
 from dlc.training import Callback, TrainingStep, compile_training
 
 OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {

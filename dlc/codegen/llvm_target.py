@@ -10,6 +10,7 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 
+import llvmlite
 import llvmlite.binding as llvm
 
 from dlc.codegen.amx_permission import tiles_permitted
@@ -28,6 +29,11 @@ _X86_LEVELS: dict[str, tuple[str, ...]] = {
 }
 _NEVER = ("prefer-256-bit", "64bit", "cf", "ccmp", "egpr", "ndd", "nf", "ppx", "push2pop2", "zu")
 _local = threading.local()
+
+
+def llvm_version() -> str:
+    """Return the version of llvmlite, which brings its own LLVM."""
+    return llvmlite.__version__
 
 
 def initialize() -> None:

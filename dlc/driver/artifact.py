@@ -15,9 +15,9 @@ import numpy as np
 from dlc.codegen.llvm_jit import NativeCode, load_objects
 from dlc.codegen.target import CpuTarget
 from dlc.driver.host import native_runtime
-from dlc.ir.graph import Graph
 from dlc.ir.plan import KernelStep, Plan, SlotKind
 from dlc.runtime.executable import Executable, Port
+from dlc.runtime.file_arrays import fetch
 from dlc.runtime.threads import NativeRuntime
 
 
@@ -52,25 +52,30 @@ class Shared:
 
 def make_executable(
     artifact: Artifact,
-    graph: Graph,
+    initial: Mapping[str, np.ndarray],
     inputs: tuple[Port, ...],
     outputs: tuple[Port, ...],
     threads: int,
     shared: Shared,
     compile_text: Callable[[str, CpuTarget], bytes],
 ) -> Executable:
-    """Load the code, run the load plan on the graph's initial arrays, and bind the rest.
+    """Load the code, run the load plan on the graph's ``initial`` arrays, and bind the rest.
 
     ``compile_text`` compiles the native runtime on first use.
     """
     native = native_runtime(compile_text)
     code = load_objects(artifact.objects)
-    arrays: dict[str, np.ndarray] = dict(artifact.literals)
-    arrays.update({s.name: s.initial for s in graph.signature.inputs if s.initial is not None})
-    prepared = _prepare(artifact, code, native, arrays, threads, shared)
     slots = artifact.main_plan.slots
     main_constants = {s.name for s in slots if s.kind is SlotKind.CONSTANT}
     states = {s.name for s in slots if s.kind is SlotKind.STATE}
+    recipes = load_recipes(artifact.load_plan)
+    to_prepare = not all(digest in shared.prepared for digest in recipes.values())
+    needed = {s.name for s in artifact.load_plan.slots if s.kind is SlotKind.CONSTANT} if to_prepare else set()
+    wanted = sorted((needed | main_constants) - artifact.literals.keys() - recipes.keys())
+    arrays = {**artifact.literals, **fetch(initial, wanted)}
+    if to_prepare:
+        _prepare(artifact, code, native, arrays, threads, shared, recipes)
+    prepared = {name: shared.prepared[digest] for name, digest in recipes.items()}
     return Executable(
         artifact.main_plan,
         code,
@@ -91,18 +96,16 @@ def _prepare(
     arrays: Mapping[str, np.ndarray],
     threads: int,
     shared: Shared,
-) -> dict[str, np.ndarray]:
-    """Run the load plan, unless another executable of the graph has prepared the same arrays already."""
+    recipes: Mapping[str, str],
+) -> None:
+    """Run the load plan; what another executable of the graph has prepared stays as it is."""
     plan = artifact.load_plan
-    recipes = load_recipes(plan)
-    if not all(digest in shared.prepared for digest in recipes.values()):
-        constants = {s.name: arrays[s.name] for s in plan.slots if s.kind is SlotKind.CONSTANT}
-        with Executable(
-            plan, code, native, constants=constants, threads=threads, scratch_bytes=artifact.scratch_bytes
-        ) as loader:
-            for name, array in loader.run({}).items():
-                shared.prepared.setdefault(recipes[name], array)
-    return {name: shared.prepared[digest] for name, digest in recipes.items()}
+    constants = {s.name: arrays[s.name] for s in plan.slots if s.kind is SlotKind.CONSTANT}
+    with Executable(
+        plan, code, native, constants=constants, threads=threads, scratch_bytes=artifact.scratch_bytes
+    ) as loader:
+        for name, array in loader.run({}).items():
+            shared.prepared.setdefault(recipes[name], array)
 
 
 def load_recipes(plan: Plan) -> dict[str, str]:

@@ -6,7 +6,7 @@ pay for reading the compiler.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from dlc.ir.lowering import Lowered
 from dlc.ir.opdef import Mode
 from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, SlotKind
 from dlc.ir.types import DType
+from dlc.passes.bind import bind
 from dlc.passes.fold import FoldOptions, fold
 from dlc.passes.fuse import fuse
 from dlc.passes.hoist import lift_constants, split
@@ -69,9 +70,12 @@ def assemble_graphs(load: Graph | None, main: Graph, target: CpuTarget, threads:
     return assemble(load, main, lowered, copy)
 
 
-def build_artifact(graph: Graph, options: CompileOptions, target: CpuTarget, report: CompileReport) -> Artifact:
-    """Passes, lowering, memory planning and code generation."""
+def build_artifact(
+    graph: Graph, binding: Mapping[str, int], options: CompileOptions, target: CpuTarget, report: CompileReport
+) -> Artifact:
+    """Bind symbols, run the passes, lower, plan memory and generate code."""
     with report.phase("passes"):
+        graph = bind(graph, binding)
         load_graph, main_graph = optimise(graph, options)
     with report.phase("lower"):
         assembled = assemble_graphs(load_graph, main_graph, target, options.threads)

@@ -18,18 +18,21 @@ from dlc.driver.report import CompileReport
 from dlc.driver.store import artifact_key, compile_cached, load_artifact, store_artifact
 from dlc.errors import CompileError
 from dlc.ir.graph import Graph, Role
-from dlc.ir.opdef import Mode
+from dlc.ir.interface import interface_of
+from dlc.ir.mode import Mode
 from dlc.ir.plan import KernelStep
-from dlc.passes.bind import bind
+from dlc.ir.types import bind_type
 from dlc.runtime.buffers import aligned
 from dlc.runtime.executable import Executable, Port
+from dlc.runtime.file_arrays import fetch
 from dlc.runtime.specialise import SpecialisingExecutable
 
 
-def ports(graph: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Return what a caller feeds and what a run returns."""
-    fed = tuple(Port(s.name, v.type) for v, s in graph.inputs_with(Role.DATA, Role.TARGET))
-    returned = tuple(Port(name, graph.output(name).type) for name in graph.signature.results)
+def ports(graph: Graph, binding: Mapping[str, int] | None = None) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return what a caller feeds and what a run returns, with the symbols of ``binding`` bound."""
+    interface, values = interface_of(graph), binding or {}
+    fed = tuple(Port(s.name, bind_type(t, values)) for s, t in interface.inputs_with(Role.DATA, Role.TARGET))
+    returned = tuple(Port(name, bind_type(t, values)) for name, t in interface.results)
     return fed, returned
 
 
@@ -52,33 +55,38 @@ def compile_graph(
     missing = [name for name in graph_symbols(graph) if name not in binding]
     shared = Shared(initial_state(graph))
     if not missing:
-        return compile_bound(bind(graph, binding) if binding else graph, options, shared)
+        return compile_bound(graph, options, shared, binding)
 
     def compile_for(values: Mapping[str, int]) -> Executable:
-        return compile_bound(bind(graph, {**binding, **values}), options, shared)
+        return compile_bound(graph, options, shared, {**binding, **values})
 
     return SpecialisingExecutable(*ports(graph), compile_for)
 
 
 def initial_state(graph: Graph) -> dict[str, np.ndarray]:
     """Return copies of the initial arrays of all inputs that a run replaces; executables share and update them."""
-    replaced = [s for s in graph.signature.inputs if s.replaced_by is not None]
-    missing = [s.name for s in replaced if s.initial is None]
+    interface = interface_of(graph)
+    replaced = [spec.name for spec, _ in interface.inputs if spec.replaced_by is not None]
+    missing = [name for name in replaced if name not in interface.initial]
     if missing:
         raise CompileError(f"graph {graph.name!r} updates {', '.join(missing)} but gives no initial values for them")
-    return {s.name: aligned(np.array(s.initial, order="C", copy=True)) for s in replaced}
+    arrays = fetch(interface.initial, replaced)
+    return {name: aligned(np.array(arrays[name], order="C", copy=True)) for name in replaced}
 
 
-def compile_bound(graph: Graph, options: CompileOptions, shared: Shared) -> Executable:
-    """Compile a graph without symbols; the executable's ``report`` says what was done.
+def compile_bound(
+    graph: Graph, options: CompileOptions, shared: Shared, binding: Mapping[str, int] | None = None
+) -> Executable:
+    """Compile a graph whose symbols ``binding`` fixes; the executable's ``report`` says what was done.
 
     ``shared`` holds the state that runs update in place, and collects what executables of the graph can share.
     """
     report = CompileReport()
     target = host_target(options.features)
-    artifact = find_artifact(graph, options, target, report)
+    artifact = find_artifact(graph, binding or {}, options, target, report)
     with report.phase("load"):
-        executable = make_executable(artifact, graph, *ports(graph), options.threads, shared, compile_cached)
+        initial = interface_of(graph).initial
+        executable = make_executable(artifact, initial, *ports(graph, binding), options.threads, shared, compile_cached)
     memory = executable.memory
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)
@@ -93,16 +101,18 @@ def _compiler() -> ModuleType:
     return import_module("dlc.driver.build")
 
 
-def find_artifact(graph: Graph, options: CompileOptions, target: CpuTarget, report: CompileReport) -> Artifact:
+def find_artifact(
+    graph: Graph, binding: Mapping[str, int], options: CompileOptions, target: CpuTarget, report: CompileReport
+) -> Artifact:
     """Take the artifact from the code cache, or build it and keep it there. A dump always builds."""
     if not config.cache_enabled():
-        return _compiler().build_artifact(graph, options, target, report)
+        return _compiler().build_artifact(graph, binding, options, target, report)
     with report.phase("cache"):
-        key = artifact_key(graph, options, target)
+        key = artifact_key(graph, options, target, binding)
         artifact = load_artifact(key) if options.dump is None else None
     report.cache = "hit" if artifact is not None else "miss"
     if artifact is None:
-        artifact = _compiler().build_artifact(graph, options, target, report)
+        artifact = _compiler().build_artifact(graph, binding, options, target, report)
         with report.phase("store"):
             store_artifact(key, artifact)
     return artifact

@@ -13,7 +13,8 @@ from dlc import config
 from dlc.errors import CompileError, InputError
 from dlc.ir.dims import Dim, SymbolicDim, bind_dim, symbols_of
 from dlc.ir.graph import Graph, Role
-from dlc.ir.opdef import Mode
+from dlc.ir.interface import interface_of, type_of_input
+from dlc.ir.mode import Mode
 
 PRECISIONS = ("float32",)
 
@@ -59,8 +60,8 @@ class CompileOptions:
 def graph_symbols(graph: Graph) -> list[str]:
     """Return the names of the symbols in the graph's inputs, in order of appearance."""
     names: dict[str, None] = {}
-    for value in graph.inputs:
-        for dim in value.type.shape:
+    for _, type_ in interface_of(graph).inputs:
+        for dim in type_.shape:
             if isinstance(dim, SymbolicDim):
                 names.update(dict.fromkeys(sorted(symbols_of(dim))))
     return list(names)
@@ -72,6 +73,7 @@ def binding_from_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> di
     Raises InputError for what is no shape, an unknown input, a wrong rank, a known extent that differs, or extents
     that contradict each other. A lone symbol is read off; an expression of symbols must agree with what the others fix.
     """
+    interface = interface_of(graph)
     binding: dict[str, int] = {}
     pending: list[tuple[str, Dim, int]] = []
     if not isinstance(shapes, Mapping):
@@ -81,10 +83,10 @@ def binding_from_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> di
             extents = tuple(index(extent) for extent in shape)
         except TypeError:
             raise InputError(f"shapes gives {shape!r} for input {name!r}; a shape is a tuple of integers") from None
-        known = [s.name for s in graph.signature.inputs if s.role in (Role.DATA, Role.TARGET)]
+        known = [spec.name for spec, _ in interface.inputs_with(Role.DATA, Role.TARGET)]
         if name not in known:
             raise InputError(f"shapes names the input {name!r}; graph {graph.name!r} has {', '.join(known) or 'none'}")
-        declared = graph.input(name).type.shape
+        declared = type_of_input(interface, name).shape
         if len(declared) != len(extents):
             raise InputError(f"shapes gives {list(extents)} for input {name!r}, which has shape {list(declared)}")
         pending += [(name, dim, extent) for dim, extent in zip(declared, extents, strict=True)]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 
 from dlc import config
 from dlc.codegen.llvm_jit import compile_module
+from dlc.codegen.llvm_target import llvm_version
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact
 from dlc.driver.options import CompileOptions
 from dlc.ir.graph import Graph, Role
-from dlc.ir.structure import graph_digest
+from dlc.ir.interface import digest_of, interface_of
 from dlc.runtime.cache import CacheKey, CodeCache, make_key
+from dlc.runtime.file_arrays import fetch
 from dlc.runtime.plan_json import plan_from_json, plan_to_json
 
 PACKAGE = Path(__file__).parent.parent
@@ -25,26 +28,48 @@ COMPILER_FOLDERS = ("ir", "passes", "codegen", "driver", "runtime")
 @lru_cache(maxsize=1)
 def compiler_digest() -> str:
     """Return a digest of the compiler's own sources and of llvmlite's version: other compilers make other code."""
-    hasher = hashlib.sha256(metadata.version("llvmlite").encode())
-    for folder in COMPILER_FOLDERS:
-        for path in sorted((PACKAGE / folder).rglob("*.py")):
-            hasher.update(path.relative_to(PACKAGE).as_posix().encode())
-            hasher.update(path.read_bytes())
+    hasher = hashlib.sha256(llvm_version().encode())
+    for name in sorted(name for folder in COMPILER_FOLDERS for name in _sources(folder)):
+        hasher.update(name.encode())
+        with open(PACKAGE / name, "rb", buffering=0) as file:
+            hasher.update(file.read())
     return hasher.hexdigest()
 
 
-def artifact_key(graph: Graph, options: CompileOptions, target: CpuTarget) -> CacheKey:
-    """Return the key of a graph's artifact. Of initial arrays, only constants small enough to be folded count."""
+def _sources(folder: str) -> Iterator[str]:
+    """Yield the Python files in a folder of the package, relative to the package."""
+    for entry in os.scandir(PACKAGE / folder):
+        name = f"{folder}/{entry.name}"
+        if entry.is_dir():
+            yield from _sources(name)
+        elif name.endswith(".py"):
+            yield name
+
+
+def artifact_key(
+    graph: Graph, options: CompileOptions, target: CpuTarget, binding: Mapping[str, int] | None = None
+) -> CacheKey:
+    """Return the key of the artifact of ``graph`` with its symbols bound.
+
+    Of initial arrays, only constants small enough to be folded count.
+    """
+    interface = interface_of(graph)
+    small = [
+        (spec.name, f"{type_}")
+        for spec, type_ in interface.inputs_with(Role.CONSTANT)
+        if spec.name in interface.initial and type_.is_static and int(type_.nbytes) <= options.fold_limit  # type: ignore[call-overload]
+    ]
     folded = hashlib.sha256()
-    for _, spec in graph.inputs_with(Role.CONSTANT):
-        if spec.initial is not None and spec.initial.nbytes <= options.fold_limit:
-            folded.update(f"{spec.name}\0{spec.initial.dtype}{spec.initial.shape}\0".encode())
-            folded.update(spec.initial.tobytes())
+    arrays = fetch(interface.initial, [name for name, _ in small])
+    for name, type_text in small:
+        folded.update(f"{name}\0{type_text}\0".encode())
+        folded.update(arrays[name].tobytes())
     chosen = replace(options, dump=None, verify=0)
     return make_key(
         "executable",
         {
-            "graph": graph_digest(graph, origins=True),
+            "graph": digest_of(graph),
+            "binding": repr(sorted((binding or {}).items())),
             "constants": folded.hexdigest(),
             "options": repr(chosen),
             "target": repr(target),

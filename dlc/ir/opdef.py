@@ -16,6 +16,7 @@ from dlc.errors import DlcError
 from dlc.ir.attributes import Attributes
 from dlc.ir.compute import Compute
 from dlc.ir.kernel import Kernel
+from dlc.ir.mode import Mode
 from dlc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -30,13 +31,6 @@ ComputeRule = Callable[[Types, Types, Attributes], Compute]
 KernelRule = Callable[[Types, Types, Attributes], Kernel]
 ExpandRule = Callable[["Builder", tuple["Value", ...], Attributes, "Mode"], Sequence["Value"]]
 VjpRule = Callable[["Builder", "Node", "tuple[Value | None, ...]"], "Sequence[Value | None]"]
-
-
-class Mode(StrEnum):
-    """Which form of mode-dependent composites (dropout, batch norm) is expanded."""
-
-    INFERENCE = "inference"
-    TRAINING = "training"
 
 
 class Trait(StrEnum):

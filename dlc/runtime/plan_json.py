@@ -34,7 +34,7 @@ def plan_to_json(plan: Plan) -> str:
                 steps.append([count])
             case LoopEnd():
                 steps.append([])
-    slots = [[slot.kind.value, slot.name, slot.nbytes, _type_to_json(slot.type)] for slot in plan.slots]
+    slots = [[slot.kind.value, slot.name, slot.nbytes, slot.type and type_to_json(slot.type)] for slot in plan.slots]
     body = {
         "format": FORMAT,
         "slots": slots,
@@ -54,7 +54,8 @@ def plan_from_json(text: str | bytes) -> Plan:
             raise DlcError(f"stored plan has format {body['format']!r}, this version reads {FORMAT}; compile again")
         texts = body["texts"]
         slots = tuple(
-            Slot(SlotKind(kind), name, nbytes, _type_from_json(type_)) for kind, name, nbytes, type_ in body["slots"]
+            Slot(SlotKind(kind), name, nbytes, type_ and type_from_json(type_))
+            for kind, name, nbytes, type_ in body["slots"]
         )
         steps = tuple(_step_from_json(fields, texts) for fields in body["steps"])
         return Plan(slots, steps, body["arena"], tuple(body["peak"]))
@@ -79,15 +80,13 @@ def _step_from_json(fields: list[Any], texts: list[str]) -> Step:
     )
 
 
-def _type_to_json(type_: TensorType | None) -> list[Any] | None:
-    if type_ is None:
-        return None
+def type_to_json(type_: TensorType) -> list[Any]:
+    """Return a type as a list: the dtype's name, then the dimensions."""
     return [type_.dtype.name, *[dim if isinstance(dim, int) else str(dim) for dim in type_.shape]]
 
 
-def _type_from_json(fields: list[Any] | None) -> TensorType | None:
-    if fields is None:
-        return None
+def type_from_json(fields: list[Any]) -> TensorType:
+    """Return the type that ``type_to_json`` wrote."""
     name, *dims = fields
     shape: tuple[Dim, ...] = tuple(dim if isinstance(dim, int) else parse_dim(dim) for dim in dims)
     return TensorType(as_dtype(name), shape)

@@ -79,7 +79,7 @@ def make_executor(
     options = CompileOptions.make(mode, device, precision, threads, dump)
 
     def compile_for(values: dict[str, int]) -> Executable:
-        return compile_bound(bind(graph, {**binding, **values}), options, shared)
+        return compile_bound(graph, options, shared, {**binding, **values})
 
     if set(graph_symbols(graph)) <= set(binding):
         return compile_for({}), state

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dlc.errors import ExternalDataError
+from dlc.ir.provenance import Region, file_state
 
 _KEYS = {"location", "offset", "length", "checksum", "basepath"}
 
@@ -26,6 +27,7 @@ class ExternalFolder:
         self._folder = folder if folder is not None else root
         self._root = root
         self._open: dict[str, mmap.mmap | bytes] = {}
+        self.regions: list[Region] = []  # what is mapped
 
     def read(self, tensor: str, entries: dict[str, str], expected: int) -> memoryview:
         """Return the ``expected`` bytes of ``tensor``, memory-mapped; ExternalDataError if they cannot be had."""
@@ -48,8 +50,10 @@ class ExternalFolder:
             )
         descriptor = self._open_linked(tensor, location) if self._root else self._open_plain(tensor, location)
         try:
-            size = os.fstat(descriptor).st_size
-            self._open[location] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size else b""
+            state = file_state(os.path.realpath(self._folder / location), descriptor)
+            self._open[location] = data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if state.size else b""
+            if state.size:
+                self.regions.append(Region(np.frombuffer(data, np.uint8).ctypes.data, state.size, state, 0))
         finally:
             os.close(descriptor)
         return self._open[location]

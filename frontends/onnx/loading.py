@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import dlc.ir.ops  # noqa: F401  (registers every op)
 from dlc.errors import DlcError, InvalidModelError, TypeRuleError, UnsupportedOpError
@@ -46,6 +47,7 @@ from dlc.frontends.onnx.structure import (
 from dlc.frontends.onnx.versions import canonical_domain, import_versions, opset_versions, supported_opsets
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Graph
+from dlc.ir.provenance import Region
 
 _MOST_ATTEMPTS = 2000
 
@@ -62,15 +64,35 @@ def load(
     Raises a DlcError that names the offending node, value or file: InvalidModelError, UnsupportedVersionError,
     UnsupportedOpError, ExternalDataError, TypeRuleError, ResourceLimitError, InputError for bad ``shapes``.
     """
+    imported = import_model(source, shapes=shapes, external_data_root=external_data_root)
+    for warning in imported.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return imported.graph
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A graph, what there is to warn of, and the memory in which its weights lie as they do in files."""
+
+    graph: Graph
+    warnings: tuple[str, ...]
+    regions: tuple[Region, ...]
+
+
+def import_model(
+    source: Source,
+    *,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    external_data_root: str | os.PathLike | None = None,
+) -> Imported:
+    """Import as ``load`` does, and tell where the weights come from."""
     opened = open_model(source, external_data_root)
     sink = Sink()
     versions = opset_versions(opened.model)
     _check_structure(opened, versions, sink)
     graph = _import(opened, versions, sink, shapes or {})
-    for problem in sink.problems:
-        warnings.warn(problem.message, stacklevel=2)
     assert graph is not None
-    return graph
+    return Imported(graph, tuple(problem.message for problem in sink.problems), opened.regions)
 
 
 def check(

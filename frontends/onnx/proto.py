@@ -19,6 +19,7 @@ from dlc.errors import InvalidModelError
 from dlc.frontends.onnx.external_data import ExternalFolder
 from dlc.frontends.onnx.text_fields import check_text
 from dlc.frontends.onnx.wire import FileBytes, HeldBytes, SplitModel, UnusualLayout, split_weights
+from dlc.ir.provenance import FileState, Region
 
 LARGEST_PROTOBUF = (1 << 31) - 1
 
@@ -33,6 +34,13 @@ class ModelSource:
     label: str
     folder: ExternalFolder
     weights: Mapping[int, memoryview] = field(default_factory=dict)  # raw data taken out of graph.initializer
+    file: FileState | None = None
+    read: tuple[Region, ...] = ()  # where weights of the file were read to
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The memory that holds parts of files as they are."""
+        return (*self.read, *self.folder.regions)
 
 
 def open_model(source: Source, external_data_root: str | os.PathLike | None = None) -> ModelSource:
@@ -48,11 +56,13 @@ def open_model(source: Source, external_data_root: str | os.PathLike | None = No
     if not isinstance(source, str | os.PathLike):
         raise InvalidModelError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
     path = Path(source)
-    model, weights = _open_file(path)
-    return ModelSource(model, path.name, ExternalFolder(path.resolve().parent, root), weights)
+    split, data = _open_file(path)
+    model = _parse(split, data.size, repr(str(path)[:300]))
+    folder = ExternalFolder(path.resolve().parent, root)
+    return ModelSource(model, path.name, folder, split.weights, data.state, tuple(data.regions))
 
 
-def _open_file(path: Path) -> tuple[onnx.ModelProto, Mapping[int, memoryview]]:
+def _open_file(path: Path) -> tuple[SplitModel, FileBytes]:
     shown = str(path)[:300]
     try:
         status = path.stat()
@@ -64,11 +74,10 @@ def _open_file(path: Path) -> tuple[onnx.ModelProto, Mapping[int, memoryview]]:
                 "save the model with external data"
             )
         with open(path, "rb") as file:
-            data = FileBytes(file.fileno())
-            split = split_weights(data)
+            data = FileBytes(file.fileno(), str(path.resolve()))
+            return split_weights(data), data
     except (OSError, ValueError, UnusualLayout) as error:
         raise InvalidModelError(f"{shown!r} cannot be read: {error or 'it changed while it was read'}") from error
-    return _parse(split, data.size, repr(shown)), split.weights
 
 
 def _parse(split: SplitModel, size: int, what: str) -> onnx.ModelProto:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from dlc.ir.provenance import Region, file_state
+
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _LENGTH_DELIMITED = 2
 _SMALLEST = 4096
@@ -54,8 +56,10 @@ class HeldBytes:
 class FileBytes:
     """A model in an open file: read through a window; every weight goes into aligned memory of its own."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.size = os.fstat(descriptor).st_size
+    def __init__(self, descriptor: int, path: str) -> None:
+        self.state = file_state(path, descriptor)
+        self.size = self.state.size
+        self.regions: list[Region] = []
         self._descriptor = descriptor
         self._window = b""
         self._start = 0
@@ -88,6 +92,7 @@ class FileBytes:
             if count <= 0:
                 raise UnusualLayout
             done += count
+        self.regions.append(Region(room.ctypes.data + first, len(target), self.state, start))
         return target.toreadonly()
 
 

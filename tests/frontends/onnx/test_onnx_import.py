@@ -400,7 +400,7 @@ def test_splitting_weights_off_keeps_everything(held: bool, tmp_path: Path) -> N
     data = made.SerializeToString()
     (tmp_path / "m").write_bytes(data)
     with open(tmp_path / "m", "rb") as file:
-        split = split_weights(HeldBytes(data) if held else FileBytes(file.fileno()))
+        split = split_weights(HeldBytes(data) if held else FileBytes(file.fileno(), str(tmp_path / "m")))
     assert sorted(split.weights) == [0, len(made.graph.initializer) - 1]
     again = onnx.ModelProto.FromString(split.model)
     for number, weight in split.weights.items():

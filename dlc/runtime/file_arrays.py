@@ -1,0 +1,118 @@
+"""Initial arrays that stay in their files until they are asked for.
+
+Reads places of open files into aligned memory, on two threads. It must not know what the arrays are for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from dlc.errors import DlcError
+from dlc.ir.provenance import FileState, Place, file_state
+from dlc.ir.types import TensorType
+from dlc.runtime.buffers import empty
+
+_PIECE = 8 << 20
+
+
+class FileArrays(Mapping[str, np.ndarray]):
+    """Arrays by name: some are held, others read from open files whenever they are asked for.
+
+    The files are open from the beginning, so that they may be replaced meanwhile; one that is written to is
+    refused with DlcError.
+    """
+
+    def __init__(self, files: Sequence[FileState], places: Mapping[str, Place], held: Mapping[str, np.ndarray]) -> None:
+        """Open ``files``; OSError if one is gone or is not in that state any more."""
+        self._places, self._held, self._files = places, held, files
+        self._descriptors: list[int] = []
+        weakref.finalize(self, _close, self._descriptors)
+        for file in files:
+            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._descriptors.append(descriptor)
+            if file_state(file.path, descriptor) != file:
+                raise OSError(f"{file.path} has changed")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._held[name] if name in self._held else self.fetch([name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._places
+        yield from self._held
+
+    def __len__(self) -> int:
+        return len(self._places) + len(self._held)
+
+    def fetch(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the arrays called ``names``, read on two threads if they are large."""
+        for file, descriptor in zip(self._files, self._descriptors, strict=True):
+            status = os.fstat(descriptor)
+            if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):
+                raise DlcError(f"{file.path} was written to after it was loaded; load it again")
+        arrays = {name: self._held[name] for name in names if name in self._held}
+        pieces: list[tuple[int, memoryview, int]] = []
+        for name in names:
+            if name in self._places:
+                place = self._places[name]
+                arrays[name] = _room(place.type)
+                memory = arrays[name].reshape(-1).view(np.uint8).data
+                for at in range(0, len(memory), _PIECE):
+                    pieces.append((self._descriptors[place.file], memory[at : at + _PIECE], place.offset + at))
+        _read_all(pieces)
+        for array in arrays.values():
+            array.setflags(write=False)
+        return arrays
+
+
+def fetch(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the arrays called ``names``; those in files are read together."""
+    if isinstance(arrays, FileArrays):
+        return arrays.fetch(names)
+    return {name: arrays[name] for name in names}
+
+
+def _room(type_: TensorType) -> np.ndarray:
+    return empty(tuple(dim for dim in type_.shape if isinstance(dim, int)), type_.dtype.numpy)
+
+
+def _read_all(pieces: list[tuple[int, memoryview, int]]) -> None:
+    """Fill every piece from its file and offset; DlcError if a file has become too short."""
+    faults: list[BaseException] = []
+
+    def work(share: list[tuple[int, memoryview, int]]) -> None:
+        try:
+            for descriptor, memory, offset in share:
+                read_into(descriptor, memory, offset)
+        except (OSError, DlcError) as fault:
+            faults.append(fault)
+
+    helper = None
+    if sum(len(memory) for _, memory, _ in pieces) > 2 * _PIECE:
+        helper = threading.Thread(target=work, args=(pieces[1::2],))
+        helper.start()
+        pieces = pieces[::2]
+    work(pieces)
+    if helper is not None:
+        helper.join()
+    if faults:
+        raise DlcError(f"weights cannot be read again: {faults[0]}; load the model again") from faults[0]
+
+
+def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
+    """Fill ``memory`` from an open file; OSError if that ends before."""
+    done = 0
+    while done < len(memory):
+        count = os.preadv(descriptor, [memory[done:]], offset + done)
+        if count <= 0:
+            raise OSError("the file has become shorter")
+        done += count
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
