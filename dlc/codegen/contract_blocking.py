@@ -27,7 +27,7 @@ SHORTEST_PASS = 384
 PACKING_ROWS = 16
 """Packing a panel costs about as much as multiplying it with so many rows."""
 FETCHING_ROWS = 2
-"""What is left of fetching a packed panel from far memory, beside prefetches: about multiplying it with so many rows."""
+"""Fetching a packed panel from far memory costs, in spite of prefetches, about as much as so many rows."""
 JOINT = {1: 2, 2: 2, 3: 2}
 """Rows of a tile -> panels multiplied at once: accumulators enough to hide the latency of multiply-adds."""
 FEW_TILES = 16
