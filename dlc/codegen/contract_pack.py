@@ -1,4 +1,4 @@
-"""Packs a panel operand: [batch][outer columns][panel][depth][width], the last panel padded with zeros.
+"""Packs a panel operand: [batch][outer columns][panel][depth][width], the last panel padded with numbers of no meaning.
 
 A kernel of its own that reads one operand only, so that weights are packed once.
 It must not know how the packed panels are used.
@@ -118,7 +118,7 @@ def call_panel_kernel(
     ragged = columns < packed.width
     if stride == 1:
         form = UNIT
-    elif not ragged and packed.depth and packed.depth[-1].strides[packed.tensor] == 1:
+    elif packed.depth and packed.depth[-1].strides[packed.tensor] == 1:
         form = CROSSED
     else:
         form = STRIDED
@@ -133,25 +133,27 @@ def call_panel_kernel(
 
 @lru_cache(maxsize=256)
 def panel_kernel(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool, levels: int) -> Kernel:
-    """Return the kernel (source, packed) that packs one panel; columns from ``columns`` on become zero.
+    """Return the kernel (source, packed) that packs one panel; columns from ``columns`` on are finite if others are.
 
     Scalars: extent and stride of each depth level; the column stride unless ``form`` is UNIT (columns are
-    contiguous); ``columns`` if ragged. CROSSED: the innermost depth is contiguous, squares are transposed.
+    contiguous); ``columns`` if ragged. CROSSED: the innermost depth is contiguous, squares are transposed, the last
+    of which may overlap the one before.
     """
     deepest = levels - 1
     extent = Var(f"n{deepest}")
     loops: list[Stmt] = [Let(Var("first"), apply("mul", Var(f"step{deepest}"), extent))]
-    done: Expr = const(0)
+    rest: Expr = extent
     if form == CROSSED:
-        squares = apply("floor_div", extent, const(lanes))
-        done = apply("mul", squares, const(lanes))
-        loops.append(For(Var("square"), squares, LoopKind.SERIAL, tuple(_squares(lanes, vectors, deepest))))
-    k = total(done, Var("k"))
+        long = apply("greater_equal", extent, const(lanes))
+        count = apply("floor_div", apply("add", extent, const(lanes - 1)), const(lanes))
+        squares = tuple(_squares(lanes, vectors, deepest, ragged))
+        loops.append(For(Var("square"), select(long, count, const(0)), LoopKind.SERIAL, squares))
+        rest = select(long, const(0), extent)
+    k = Var("k")
     lets = (
         Let(Var("at"), apply("add", Var(f"at{deepest}"), apply("mul", k, Var(f"s{deepest}")))),
         Let(Var("step"), apply("add", Var("first"), k)),
     )
-    rest = apply("sub", extent, done) if form == CROSSED else extent
     loops.append(For(Var("k"), rest, LoopKind.SERIAL, (*lets, *_depth_step(dtype, lanes, vectors, form, ragged))))
     for level in reversed(range(deepest)):
         k = Var(f"k{level}")
@@ -183,18 +185,19 @@ def _depth_step(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool)
     return statements
 
 
-def _squares(lanes: int, vectors: int, deepest: int) -> list[Stmt]:
+def _squares(lanes: int, vectors: int, deepest: int, ragged: bool) -> list[Stmt]:
     """Transpose a square of depth x columns for each vector of the panel."""
     width = vectors * lanes
-    k = scaled(Var("square"), lanes)
-    source, target = total(Var(f"at{deepest}"), k), scaled(total(Var("first"), k), width)
-    return [
-        Transpose(
-            Window("packed", total(target, const(vector * lanes))),
-            const(width),
-            Window("source", total(source, scaled(Var("stride"), vector * lanes))),
-            Var("stride"),
-            lanes,
-        )
-        for vector in range(vectors)
-    ]
+    k = apply("minimum", scaled(Var("square"), lanes), apply("sub", Var(f"n{deepest}"), const(lanes)))
+    source, target = total(Var(f"at{deepest}"), Var("k")), scaled(total(Var("first"), Var("k")), width)
+    statements: list[Stmt] = [Let(Var("k"), k)]
+    for vector in range(vectors):
+        column: Expr = const(vector * lanes)
+        rows: Expr | None = None
+        if ragged:
+            column = apply("minimum", column, apply("sub", Var("columns"), const(1)))
+            rows = apply("sub", Var("columns"), column)
+        start = total(source, apply("mul", Var("stride"), column))
+        into = Window("packed", total(target, const(vector * lanes)))
+        statements.append(Transpose(into, const(width), Window("source", start), Var("stride"), lanes, rows))
+    return statements

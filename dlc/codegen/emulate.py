@@ -129,11 +129,14 @@ def window(array: Array, offset: Any) -> Array:
     return Array(array.data[position:], array.dtype, f"{array.name}[{position}:]", array.writable)
 
 
-def transpose(target: Array, target_stride: Any, source: Array, source_stride: Any, size: int) -> None:
-    """Copy a square, transposed."""
+def transpose(
+    target: Array, target_stride: Any, source: Array, source_stride: Any, size: int, rows: Any = None
+) -> None:
+    """Copy a square, transposed; rows of the source from ``rows`` on are the last one again."""
+    last = size - 1 if rows is None else int(rows) - 1
     for row in range(size):
         for column in range(size):
-            target[column * int(target_stride) + row] = source[row * int(source_stride) + column]
+            target[column * int(target_stride) + row] = source[min(row, last) * int(source_stride) + column]
 
 
 def local(kind: _Type, size: int) -> Array:

@@ -20,7 +20,7 @@ from dlc.codegen.llvm_types import memory_type, register_type
 from dlc.codegen.llvm_values import Value, integer, materialize, uniform_index
 from dlc.codegen.target import CpuTarget
 from dlc.errors import CompileError
-from dlc.ir.expr import Apply, Const
+from dlc.ir.expr import Apply, Const, apply, const
 from dlc.ir.kernel import (
     Accumulate,
     Alloc,
@@ -345,6 +345,11 @@ def _transpose(s: FunctionState, statement: Transpose) -> None:
     ):
         begin, step = evaluate(s, window.offset), evaluate(s, stride)
         sides.append([llvm_index.add(s, begin, llvm_index.scale(s, step, k)) for k in range(statement.size)])
+    if statement.rows is not None:
+        last = apply("sub", statement.rows, const(1))
+        numbers = [apply("minimum", const(k), last) for k in range(1, statement.size)]
+        offsets = [apply("mul", statement.source_stride, number) for number in numbers]
+        sides[1][1:] = [evaluate(s, apply("add", statement.source.offset, offset)) for offset in offsets]
     target, source = _writable(s, statement.target.buffer), s.buffer(statement.source.buffer)
     transpose(s, target, sides[0], source, sides[1])
     s.wrote()

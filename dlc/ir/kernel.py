@@ -139,6 +139,7 @@ class Transpose:
     """Copy a square of ``size`` (a power of two) rows and columns, transposed, between different buffers.
 
     ``target[target.offset + j * target_stride + i] = source[source.offset + i * source_stride + j]``.
+    With ``rows`` (at least 1) the source has only so many: the last one stands for those beyond.
     """
 
     target: Window
@@ -146,6 +147,7 @@ class Transpose:
     source: Window
     source_stride: Expr
     size: int
+    rows: Expr | None = None
 
 
 @dataclass(frozen=True)

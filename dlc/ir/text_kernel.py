@@ -211,7 +211,8 @@ class _Printer:
                         (statement.source, statement.source_stride),
                     )
                 ]
-                self.put(depth, f"transpose({', '.join(sides)}, {statement.size})")
+                rows = f", {self.expr(statement.rows, depth)}" if statement.rows is not None else ""
+                self.put(depth, f"transpose({', '.join(sides)}, {statement.size}{rows})")
             case Barrier():
                 self.put(depth, "barrier()")
             case SplitParts():

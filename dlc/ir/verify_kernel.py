@@ -255,8 +255,8 @@ class _Checker:
             self.fail(f"{source.name} cannot be transposed into {target.name}", statement)
         if statement.size < 1 or statement.size & (statement.size - 1):
             self.fail(f"a square of {statement.size} rows is transposed; it must be a power of two", statement)
-        sides = (statement.target.offset, statement.target_stride, statement.source.offset, statement.source_stride)
-        for index in sides:
+        sides = [statement.target.offset, statement.target_stride, statement.source.offset, statement.source_stride]
+        for index in [*sides, statement.rows] if statement.rows is not None else sides:
             self.index(index, scope, statement)
 
     def call(self, call: Call, scope: _Scope) -> None:

@@ -10,7 +10,7 @@ from dlc.codegen.emulate import emulate
 from dlc.codegen.llvm_target import host_target
 from dlc.errors import VerificationError
 from dlc.ir.expr import Var, apply, const
-from dlc.ir.kernel import Buffer, For, Kernel, LoopKind, Transpose, Window
+from dlc.ir.kernel import Buffer, Call, For, Kernel, LoopKind, Transpose, Window
 from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
 from dlc.ir.types import as_dtype
 from dlc.ir.verify_kernel import verify
@@ -38,6 +38,28 @@ def test_squares_are_transposed(size, dtype, level):
     emulate(kernel, [x, emulated])
     call = KernelCall(kernel, (Operand(OperandKind.INPUT, 0), Operand(OperandKind.OUTPUT, 0)))
     native = Native(Lowered((call,)), host_target(level))([x], aligned((size, 2, size), x.dtype))
+    assert np.array_equal(emulated, expected)
+    assert np.array_equal(native, expected)
+
+
+@pytest.mark.parametrize("level", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("rows", [1, 5, 8, 11])
+def test_the_last_row_stands_for_missing_ones(rows, level):
+    size, dtype = 8, as_dtype("float32")
+    square = Transpose(Window("y", const(0)), const(size), Window("x", const(0)), const(size), size, Var("rows"))
+    inner = Kernel(
+        "square", (Buffer("x", dtype, None), Buffer("y", dtype, None, writable=True)), (Var("rows"),), (square,)
+    )
+    buffers = (Buffer("x", dtype, min(rows, size) * size), Buffer("y", dtype, size * size, writable=True))
+    call = Call(inner, (Window("x", const(0)), Window("y", const(0))), (const(rows),))
+    kernel = Kernel("squares", buffers, (), (call,))
+    verify(kernel)
+    x = aligned((min(rows, size), size), np.float32, np.random.default_rng(4).standard_normal((min(rows, size), size)))
+    expected = x[np.minimum(np.arange(size), len(x) - 1)].T
+    emulated = np.zeros((size, size), np.float32)
+    emulate(kernel, [x, emulated])
+    lowered = Lowered((KernelCall(kernel, (Operand(OperandKind.INPUT, 0), Operand(OperandKind.OUTPUT, 0))),))
+    native = Native(lowered, host_target(level))([x], aligned((size, size), np.float32))
     assert np.array_equal(emulated, expected)
     assert np.array_equal(native, expected)
 
