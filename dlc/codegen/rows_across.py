@@ -7,18 +7,18 @@ Accumulators stay in registers while the reduced axes run. It must not know task
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
 from dlc.codegen.combiners import POSITIONS, accumulate, accumulation_dtype, identity, result_of
+from dlc.codegen.guards import guarded
 from dlc.codegen.loop_nest import axis_simplifier
 from dlc.codegen.row_problem import Reduction, RowProblem, Stage
 from dlc.codegen.rows_along import is_better
 from dlc.codegen.schedule_loops import LANE, TaskSplit, serial
 from dlc.ir.compute import Axis
 from dlc.ir.cost import distinct
-from dlc.ir.expr import Apply, Const, Expr, Load, Var, apply, cast, const, select, substitute
+from dlc.ir.expr import Expr, Load, Var, apply, cast, const, select, substitute
 from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, If, Let, LoopKind, Space, Stmt, Store
 from dlc.ir.simplify import depends_on, linear_index
 from dlc.ir.types import DType, bool_, int64
@@ -30,36 +30,25 @@ MOST_UNROLLED = 9
 Make = Callable[[], Sequence[Stmt]]
 
 
-@dataclass(frozen=True)
-class Tile:
-    """``count`` neighbours along another kept axis, from ``start`` on, that are computed together."""
-
-    axis: Axis
-    start: Expr
-    count: int
-
-
 class _Block:
-    """How wide the block of rows at hand is: ``parts`` vectors of ``width`` lanes from ``start`` on, per neighbour."""
+    """How wide the block of rows at hand is: ``parts`` vectors of ``width`` lanes from ``start`` on."""
 
-    def __init__(self, start: Expr, parts: int, width: int, active: int, neighbours: int = 1) -> None:
+    def __init__(self, start: Expr, parts: int, width: int, active: int) -> None:
         self.start = start
         self.parts = parts
         self.width = width
         self.active = active
-        self.neighbours = neighbours
 
     @property
     def slots(self) -> int:
-        return self.neighbours * self.parts * self.width
+        return self.parts * self.width
 
 
 class AcrossRows:
     """Builds the statements for blocks of ``unroll`` * ``lanes`` neighbouring rows along the last kept axis."""
 
-    def __init__(self, problem: RowProblem, lanes: int, unroll: int, tile: Tile | None = None) -> None:
+    def __init__(self, problem: RowProblem, lanes: int, unroll: int) -> None:
         self.problem = problem
-        self.tile = tile
         self.inner = problem.kept[-1]
         self.lanes = lanes
         self.unroll = unroll
@@ -111,25 +100,15 @@ class AcrossRows:
 
     def _vectors(self, block: _Block, body: Sequence[Stmt]) -> Stmt:
         """Run ``body`` for every row of the block, lanes at a time; ``slot`` counts the rows of the block."""
-        part, neighbour = Var("part"), Var("neighbour")
+        part = Var("part")
         row: Expr = LANE if block.parts == 1 else apply("add", apply("mul", part, const(block.width)), LANE)
-        slot = row
-        if self.tile is not None:
-            slot = apply("add", apply("mul", neighbour, const(block.parts * block.width)), row)
-        lets = (Let(SLOT, slot), Let(self.inner.var, apply("add", block.start, row)))
+        lets = (Let(SLOT, row), Let(self.inner.var, apply("add", block.start, row)))
         inside = apply("less", LANE, const(block.active)) if block.active < block.width else None
         vectors: Stmt = For(LANE, const(block.width), LoopKind.VECTOR, (*lets, *body), active=inside)
-        if block.parts > 1:
-            vectors = For(part, const(block.parts), LoopKind.UNROLL, (vectors,))
-        if self.tile is None:
-            return vectors
-        place_ = Let(self.tile.axis.var, apply("add", self.tile.start, neighbour))
-        return For(neighbour, const(self.tile.count), LoopKind.UNROLL, (place_, vectors))
+        return For(part, const(block.parts), LoopKind.UNROLL, (vectors,)) if block.parts > 1 else vectors
 
     def _block(self, block: _Block) -> list[Stmt]:
         self.mapping = {}
-        if self.tile is not None:
-            block.neighbours = self.tile.count
         body: list[Stmt] = []
         for number, stage in enumerate(self.problem.stages):
             body += self._stage(number, stage, block)
@@ -143,8 +122,7 @@ class AcrossRows:
     @property
     def _row_levels(self) -> dict[Var, int]:
         """The variables that differ between the rows of a block."""
-        beside = {} if self.tile is None else {self.tile.axis.var: 1}
-        return {self.inner.var: 1, SLOT: 1, **beside}
+        return {self.inner.var: 1, SLOT: 1}
 
     def _known(self, expr: Expr) -> Expr:
         return substitute(expr, self.mapping) if self.mapping else expr
@@ -214,7 +192,7 @@ class AcrossRows:
         """Turn ``select(condition, x, identity)``, where the condition is one for all rows, into a test around."""
         if stores or not accumulators or any(a.by_position for a in accumulators):
             return None, values
-        found = [_guarded(v, a) for v, a in zip(values, accumulators, strict=True)]
+        found = [guarded(v, a.combiner) for v, a in zip(values, accumulators, strict=True)]
         if any(f is None or f[0] != found[0][0] for f in found):  # type: ignore[index]
             return None, values
         condition = found[0][0]  # type: ignore[index]
@@ -254,28 +232,6 @@ class AcrossRows:
         for axis in reversed(axes[:-1]):
             inner = [serial(axis, inner)]
         return [*begin, *inner, *end]
-
-
-def _guarded(value: Expr, accumulator: _Accumulator) -> tuple[Expr, Expr] | None:
-    """Return (condition, x) of ``select(condition, x, identity)``, looking through a cast."""
-    match value:
-        case Apply(op="select", args=(condition, x, Const() as other)) if _is_identity(other, accumulator):
-            return condition, x
-        case Apply(op="cast", args=(Apply(op="select", args=(condition, x, Const() as other)),)):
-            if _is_identity(other, accumulator):
-                return condition, cast(x, value.dtype)
-        case Apply(op="mul", args=(a, b)) if accumulator.combiner == "add":  # padding contributes nothing
-            for guarded, rest in ((a, b), (b, a)):
-                found = _guarded(guarded, accumulator)
-                if found is not None:
-                    return found[0], apply("mul", found[1], rest)
-    return None
-
-
-def _is_identity(value: Const, accumulator: _Accumulator) -> bool:
-    neutral = accumulator.identity.value
-    same_sign = value.value != 0 or str(value.value) == str(neutral) or value.dtype is bool_
-    return bool(value.value == neutral) and (same_sign or accumulator.combiner == "add")
 
 
 class _Accumulator:
@@ -350,4 +306,4 @@ class _Accumulator:
 
 def _all_lanes(block: _Block) -> _Block:
     """Local buffers have a slot for every lane: no mask is needed for them."""
-    return _Block(block.start, block.parts, block.width, block.width, block.neighbours)
+    return _Block(block.start, block.parts, block.width, block.width)

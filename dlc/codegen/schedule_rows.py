@@ -1,8 +1,8 @@
 """Schedules row problems: chooses lanes along the reduced or along the kept axes, and the tasks.
 
-The two ways of using lanes are built in ``rows_along`` (lanes share a row and
-are combined at its end) and ``rows_across`` (every lane has a row of its own).
-It must not know ops.
+The ways of using lanes are built in ``rows_along`` (lanes share a row and are
+combined at its end), ``rows_across`` (every lane has a row of its own) and, for
+windows, ``window_tiles``. It must not know ops.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from dlc.codegen.schedule_loops import (
     vector_lanes,
     wanted_tasks,
 )
-from dlc.codegen.schedule_tiles import tiled_line
 from dlc.codegen.target import CpuTarget
+from dlc.codegen.window_tiles import WindowTiles
+from dlc.codegen.windows import Windows, find_windows
 from dlc.ir.compute import Axis
 from dlc.ir.cost import cost, distinct
-from dlc.ir.expr import Expr, Load, Var
-from dlc.ir.kernel import If, Stmt
+from dlc.ir.expr import Expr, Load, Var, apply, const
+from dlc.ir.kernel import For, If, LoopKind, Stmt
 
 _ACCUMULATORS = 4
 _LONG_COLUMN = 64
@@ -152,6 +153,11 @@ def _across(problem: RowProblem, target: CpuTarget, threads: int) -> tuple[Stmt,
     unroll = max(1, min(_vectors_across(problem, target), inner.extent // max(lanes, 1)))
     block = lanes * unroll
     wanted = wanted_tasks(work_of(problem), threads)
+    windows = find_windows(problem)
+    if windows is not None:
+        tiled = _windows(windows, WindowTiles(windows, lanes, target), wanted, threads)
+        if tiled is not None:
+            return tiled
     multiples = [1] * len(outer) + [block]
     split = split_tasks([a.extent for a in problem.kept], multiples, wanted, threads)
     if split.tasks > 1 and split.full == len(outer):
@@ -159,9 +165,32 @@ def _across(problem: RowProblem, target: CpuTarget, threads: int) -> tuple[Stmt,
         return parallel(problem.kept, split, TASK, body)
     if split.full == len(problem.kept):
         split = TaskSplit(len(outer))
-    whole_lines = split.full + (1 if split.tasks > 1 else 0) < len(outer)
-    line = tiled_line(problem, lanes, target) if whole_lines else None
-    if line is not None:
-        return _tasks(outer[:-1], split, line)
     rows = _inside_first(problem, inner, lambda p: AcrossRows(p, lanes, unroll).statements())
     return _tasks(outer, split, rows)
+
+
+def _windows(windows: Windows, tiles: WindowTiles, wanted: int, threads: int) -> tuple[Stmt, ...] | None:
+    """Return the kernel body with tasks over lines and parts of the inner axis; None if these are too few."""
+    outer = windows.problem.kept[:-2]
+    extents = [a.extent for a in outer]
+    split = split_tasks(extents, [1] * len(outer), wanted, threads)
+    tasks = split.total(extents)
+    blocks = max(windows.inner.extent // tiles.block, 1)
+    per_chunk = -(-blocks // min(blocks, -(-wanted // tasks)))
+    chunks = -(-blocks // per_chunk)
+    if tasks * chunks < min(wanted, threads):
+        return None
+    chunk = Var("chunk")
+    first = apply("mul", chunk, const(per_chunk)) if chunks > 1 else const(0)
+    count: Expr = const(per_chunk)
+    if per_chunk * chunks != blocks:
+        count = apply("minimum", count, apply("sub", const(blocks), first))
+    last = apply("equal", chunk, const(chunks - 1)) if chunks > 1 else None
+    body = tiles.statements(first, count, last)
+    for axis in reversed(outer[split.full + (1 if split.tasks > 1 else 0) :]):
+        body = [serial(axis, body)]
+    if split.tasks > 1:
+        body = chunk_loop(outer[split.full], TASK, split, body)
+    if chunks > 1:
+        body = [For(chunk, const(chunks), LoopKind.PARALLEL, tuple(body))]
+    return parallel(outer, split, TASK, body)

@@ -12,7 +12,6 @@ from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
 from dlc.ir.compute import is_lanewise_product
 from dlc.ir.graph import Graph, Node, Value, region_signature
-from dlc.ir.kernel import For, If, statements
 from dlc.ir.opdef import find_op
 from dlc.ir.types import float32, tensor_type
 from tests.codegen.lowering import HOST, check_node
@@ -111,19 +110,6 @@ def test_depthwise_convolution_is_one_kernel(channels: int, stride: int, dilatio
     assert len(lowered.calls) == 1 and lowered.temporaries == ()
 
 
-@pytest.mark.parametrize("width", [5, 7, 11, 23])
-@pytest.mark.parametrize("low, high", [(0, 0), (1, 1), (3, 0)])
-def test_neighbours_share_their_weights(width: int, low: int, high: int) -> None:
-    def function(b: Builder, x: Value, w: Value) -> Value:
-        zero = b.constant(0.0, float32)
-        padded = b.pad(x, zero, low=(0, 1, low, 0), high=(0, 1, high, 0), interior=(0, 0, 0, 0))
-        return b.contract(padded, w, spec="n h+r w+s c, r s c -> n h w c")
-
-    (lowered,) = check(function, numbers(1, 5, width, 20), numbers(3, 3, 20), emulated=width == 7)
-    loops = [s.var.name for s in statements(lowered.calls[0].kernel.body) if isinstance(s, For)]
-    assert "neighbour" in loops
-
-
 def test_grouped_output_of_a_depthwise_convolution() -> None:
     def function(b: Builder, x: Value, w: Value, residual: Value) -> Value:
         spec = "n h+r w+s (g c), r s c (g k) -> n h w (g k)"
@@ -131,20 +117,6 @@ def test_grouped_output_of_a_depthwise_convolution() -> None:
 
     (lowered,) = check(function, numbers(1, 6, 7, 20), numbers(3, 3, 1, 20), numbers(1, 4, 5, 20), emulated=False)
     assert [c.kernel.name for c in lowered.calls] == ["reduction"]
-
-
-def test_windows_inside_the_padding_test_nothing() -> None:
-    def pool(b: Builder, x: Value) -> Value:
-        edge = (0, 1, 1, 0)
-        padded = b.pad(x, b.constant(-np.inf, float32), low=edge, high=edge, interior=(0, 0, 0, 0))
-        window = {"window": (1, 3, 3, 1), "strides": (1, 1, 1, 1), "dilations": (1, 1, 1, 1)}
-        return b.reduce_window(padded, combiner="maximum", **window)
-
-    (lowered,) = check(pool, numbers(1, 7, 8, 16))
-    tests = [s for s in statements(lowered.calls[0].kernel.body) if isinstance(s, If)]
-    outer = next(s for s in tests if s.otherwise)
-    assert not any(isinstance(s, If) for s in statements(outer.then))
-    assert "select" not in repr(outer.then)
 
 
 @pytest.mark.parametrize(
