@@ -1,19 +1,20 @@
 """Lowering: one node of an optimised graph becomes kernel calls.
 
 Nodes with a kernel of their own are called as they are, contractions go to
-their schedules with what was fused to them, everything else is inlined into
-pointwise nests and row problems. It must not know how kernels are emitted.
+their schedules with what was fused to them, two in a row to attention, everything
+else is inlined into pointwise nests and row problems. It must not know how kernels are emitted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from dlc.codegen.attention_parts import is_contraction
+from dlc.codegen.lower_attention import lower_attention
 from dlc.codegen.lower_contract import lower_contract_group, renumber
 from dlc.codegen.lower_group import lower_group
 from dlc.codegen.target import CpuTarget
 from dlc.errors import CompileError
-from dlc.ir.compute import is_lanewise_product
 from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.lowering import KernelCall, Lowered, inputs, outputs
 from dlc.ir.opdef import Trait
@@ -70,13 +71,6 @@ def _lower(node: Node, target: CpuTarget, threads: int, constants: Collection[in
     return _lower_body(body.nodes, body.inputs, body.outputs, target, threads, constants)
 
 
-def _is_contraction(node: Node) -> bool:
-    """Tell whether ``node`` needs the schedules of contractions; lane by lane it is a reduction like others."""
-    if not node.op.has(Trait.CONTRACTION) or node.op.compute is None:
-        return False
-    return not is_lanewise_product(node.op.compute(node.input_types, node.output_types, node.attributes))
-
-
 def _lower_body(
     nodes: Sequence[Node],
     operands: Sequence[Value],
@@ -86,7 +80,10 @@ def _lower_body(
     constants: Collection[int],
 ) -> Lowered:
     distinct = tuple(dict.fromkeys(operands))  # a node may read one value twice
-    if any(_is_contraction(n) for n in nodes) and results[0].type.size != 0:
+    contractions = sum(is_contraction(n) for n in nodes) if results[0].type.size != 0 else 0
+    if contractions > 1:
+        lowered = lower_attention(nodes, distinct, results[0], target, threads)
+    elif contractions:
         first = [operands.index(v) for v in distinct]
         fixed = {k for k, position in enumerate(first) if position in constants}
         lowered = lower_contract_group(nodes, distinct, results, target, threads, fixed)

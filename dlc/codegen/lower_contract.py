@@ -46,7 +46,7 @@ def lower_contract_group(
         lowered = _contract(contraction, no_epilogue(contraction.outputs[0].type.dtype), target, threads, fixed)
         return renumber(lowered, [position[v] for v in contraction.inputs])
     group = ComputeGroup((*inputs, contraction.outputs[0]), rest)
-    found = _epilogue(contraction, group, outputs[0])
+    found = epilogue_of(contraction, group, outputs[0])
     if found is None:
         return _separately(contraction, rest, inputs, outputs, target, threads, fixed)
     epilogue, extra = found
@@ -74,7 +74,7 @@ def renumber(lowered: Lowered, numbers: Sequence[int]) -> Lowered:
     return replace(lowered, calls=tuple(calls), in_place=pairs)
 
 
-def _epilogue(contraction: Node, group: ComputeGroup, output: Value) -> tuple[Epilogue, list[Value]] | None:
+def epilogue_of(contraction: Node, group: ComputeGroup, output: Value) -> tuple[Epilogue, list[Value]] | None:
     """Return the nodes after the contraction as its epilogue and the tensors it reads; None if rows do not match."""
     if group.reductions:
         return None

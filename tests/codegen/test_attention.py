@@ -1,0 +1,161 @@
+"""Attention as one kernel: against the interpreter, in the emulator and natively on every level."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dlc.codegen.attention_analysis import analyze_attention
+from dlc.codegen.attention_blocking import choose_attention_blocking
+from dlc.codegen.llvm_target import host_target
+from dlc.codegen.lower import lower
+from dlc.ir.builder import Builder
+from dlc.ir.graph import Graph, Node
+from dlc.ir.interpret import interpret, interpret_all
+from dlc.ir.types import float32, float64
+from dlc.ir.verify_kernel import verify
+from dlc.passes.fuse_attention import fuse_attention
+from tests.attention_graphs import Shape, attention, feeds_of, guarded_softmax, kept_softmax
+from tests.codegen.lowering import run_lowered
+
+TARGETS = {level: host_target(level) for level in ("generic", "avx2", "avx512")}
+CASES: dict[str, Graph] = {
+    "plain": attention(Shape()),
+    "batch": attention(Shape(batch=2, heads=3)),
+    "whole panels": attention(Shape(queries=28, keys=64, depth=64, columns=64)),
+    "wide values": attention(Shape(columns=72, depth=8)),
+    "narrow values": attention(Shape(columns=5, depth=5)),
+    "long": attention(Shape(queries=9, keys=300, depth=8)),
+    "few keys": attention(Shape(queries=40, keys=8, depth=8)),
+    "grouped queries": attention(Shape(heads=6, shared=3)),
+    "one head of keys": attention(Shape(heads=4, shared=4, batch=2)),
+    "merged": attention(Shape(keys=23), merged=True),
+    "merged, grouped": attention(Shape(keys=23, heads=4, shared=2), merged=True),
+    "factors first": attention(Shape(), factor_first=True),
+    "masked keys": attention(Shape(batch=2), mask="keys"),
+    "bias": attention(Shape(), mask="bias", normalize=guarded_softmax),
+    "where": attention(Shape(), mask="where"),
+    "causal": attention(Shape(keys=33), mask="causal", merged=True, normalize=guarded_softmax),
+    "kept": attention(Shape(), normalize=kept_softmax),
+    "float64": attention(Shape(heads=4, shared=2), mask="bias", normalize=guarded_softmax, dtype=float64),
+}
+
+
+def fused_node(graph: Graph) -> Node:
+    """Return the one fused node of a graph."""
+    result = fuse_attention(graph)
+    (node,) = [n for n in result.nodes if n.op.name == "fused"]
+    return node
+
+
+def operands_of(graph: Graph, node: Node) -> list[np.ndarray]:
+    """Return what the fused node reads."""
+    values = interpret_all(graph, feeds_of(graph))
+    return [values[v] for v in node.inputs]
+
+
+def wanted_of(graph: Graph, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """Return what the definitions of the graph's ops give."""
+    with np.errstate(invalid="ignore"):
+        return interpret(graph, feeds)["y"]
+
+
+def check(name: str, level: str | None, threads: int) -> None:
+    graph = CASES[name]
+    node = fused_node(graph)
+    feeds = feeds_of(graph)
+    target = TARGETS[level or "avx512"]
+    lowered = lower(node, target, threads)
+    assert [call.kernel.name for call in lowered.calls] == ["attention"]
+    verify(lowered.calls[0].kernel)
+    wanted = wanted_of(graph, feeds)
+    (actual,) = run_lowered(lowered, node, operands_of(graph, node), None if level is None else target)
+    tolerance = 1e-12 if actual.dtype == np.float64 else 4e-6
+    np.testing.assert_allclose(actual.reshape(wanted.shape), wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_emulated(name: str) -> None:
+    check(name, None, 2)
+
+
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("name", CASES)
+def test_native(name: str, level: str) -> None:
+    check(name, level, 2)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 16])
+def test_threads_share_heads_and_rows(threads: int) -> None:
+    check("grouped queries", "avx2", threads)
+    check("long", "avx512", threads)
+
+
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    graph = CASES["grouped queries"]
+    node = fused_node(graph)
+    arrays = operands_of(graph, node)
+    results = [run_lowered(lower(node, TARGETS["avx512"], t), node, arrays, TARGETS["avx512"])[0] for t in (1, 16)]
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_grouped_queries_share_packed_keys() -> None:
+    node = fused_node(attention(Shape(heads=12, shared=4, queries=64, keys=64, batch=4)))
+    body = node.attributes["body"]
+    problem = analyze_attention(body.nodes, body.inputs, body.outputs[0])
+    assert problem is not None
+    assert choose_attention_blocking(problem, TARGETS["avx512"], 2).shared == 4
+    # Many threads want more, smaller tasks.
+    assert choose_attention_blocking(problem, TARGETS["avx512"], 48).shared == 1
+
+
+def test_rows_of_scratch_do_not_share_cache_sets() -> None:
+    node = fused_node(attention(Shape(queries=16, keys=1024, depth=8, columns=8)))
+    body = node.attributes["body"]
+    problem = analyze_attention(body.nodes, body.inputs, body.outputs[0])
+    assert problem is not None
+    blocking = choose_attention_blocking(problem, TARGETS["avx512"], 2)
+    assert blocking.pitch > 1024 and blocking.pitch * float32.itemsize % 64 == 0
+
+
+def test_rows_without_a_key_average_all_values() -> None:
+    graph = CASES["where"]
+    node, feeds = fused_node(graph), feeds_of(graph)
+    arrays = operands_of(graph, node)
+    (actual,) = run_lowered(lower(node, TARGETS["avx512"], 1), node, arrays, TARGETS["avx512"])
+    mean = feeds["v"].mean(axis=1).reshape(-1)
+    np.testing.assert_allclose(actual.reshape(1, 19, -1)[0, 2], mean, atol=1e-6)
+
+
+def test_what_does_not_fit_runs_part_by_part() -> None:
+    """Reversed keys are no matrix with strides: the parts become kernels of their own."""
+    graph = CASES["plain"]
+    node = fused_node(graph)
+    body = node.attributes["body"]
+    first = next(n for n in body.nodes if n.op.name == "contract")
+    from_end = _reversed(body, first)
+    changed = Node(node.op, node.inputs, node.attributes.updated(body=from_end), node.outputs)
+    lowered = lower(changed, TARGETS["avx512"], 2)
+    assert len(lowered.calls) > 2
+    feeds = feeds_of(graph)
+    feeds["k"] = feeds["k"][:, ::-1]
+    wanted = wanted_of(graph, feeds)
+    arrays = operands_of(graph, node)
+    (actual,) = run_lowered(lowered, changed, arrays, TARGETS["avx512"])
+    np.testing.assert_allclose(actual.reshape(wanted.shape), wanted, atol=4e-6)
+
+
+def _reversed(body: Graph, first: Node) -> Graph:
+    """Return the body with the keys read from the last to the first."""
+
+    builder = Builder("fused")
+    nodes = []
+    for node in body.nodes:
+        if node is first:
+            keys = builder.reverse(node.inputs[1], axes=(2,))
+            nodes += builder.nodes
+            node = Node(node.op, (node.inputs[0], keys), node.attributes, node.outputs)
+        nodes.append(node)
+    return replace(body, nodes=tuple(nodes))
