@@ -12,6 +12,9 @@ from dlc.codegen.llvm_scalar import call, constant, flag_type, int_constant
 from dlc.codegen.llvm_state import FunctionState
 from dlc.codegen.llvm_types import suffix
 
+TABLE = 16
+"""Entries of a table that one vector register holds."""
+
 
 class Number:
     """A float in ``text`` (register or literal) under operators of its formula."""
@@ -239,6 +242,31 @@ class Formula:
         magic = 1.5 * 2.0 ** (23 if self.bits == 32 else 52)
         shifted = x + magic
         return shifted - magic, shifted.bits() - self.number(magic).bits()
+
+    @property
+    def has_lookup(self) -> bool:
+        """Whether ``lookup`` is one instruction."""
+        return self.bits == 32 and self.lanes == TABLE and self.s.target.has("avx512f")
+
+    def segment(self, x: Number, width: float) -> tuple[Number, Bits]:
+        """Return the multiple of ``width`` nearest to a small ``x``, as a count, and bits that end in that count."""
+        magic = 1.5 * 2.0**23
+        shifted = self.fma(x, 1 / width, magic)
+        return shifted - magic, shifted.bits()
+
+    def lookup(self, table: Sequence[float], index: Bits) -> Number:
+        """Return ``table[index mod length]`` for every lane, of TABLE or twice TABLE entries; needs ``has_lookup``."""
+        assert self.has_lookup and len(table) in (TABLE, 2 * TABLE)
+        values = [f"{self.element} {constant(value, self.element)}" for value in table]
+        parts = [f"{self.kind} <{', '.join(values[k : k + TABLE])}>" for k in range(0, len(values), TABLE)]
+        places = f"{self.word} {index.text}"
+        if len(parts) == 1:
+            name, arguments = "llvm.x86.avx512.permvar.sf.512", [*parts, places]
+        else:
+            name, arguments = "llvm.x86.avx512.vpermi2var.ps.512", [parts[0], places, parts[1]]
+        types = ", ".join([self.kind, self.word, self.kind][: len(arguments)])
+        self.s.declare(f"{self.kind} @{name}({types})")
+        return Number(self, self.s.op(f"call {self.kind} @{name}({', '.join(arguments)})"))
 
     def scale(self, x: Number, exponent: Number, integer: Bits) -> Number:
         """x * 2^exponent for a normal x in [0.5, 4), with overflow and subnormal results rounded once.
