@@ -28,8 +28,10 @@ PACKING_ROWS = 16
 """Packing a panel costs about as much as multiplying it with so many rows."""
 FETCHING_ROWS = 2
 """Fetching a packed panel from far memory costs, in spite of prefetches, about as much as so many rows."""
-JOINT = {1: 2, 2: 2, 3: 2}
-"""Rows of a tile -> panels multiplied at once: accumulators enough to hide the latency of multiply-adds."""
+WIDE_TILES = (16, 8, 6, 4, 3)
+"""Vectors of tiles of few rows."""
+JOINT_ROWS = 3
+"""Tiles of up to so many rows multiply two packed panels at once, to hide the latency of multiply-adds."""
 FEW_TILES = 16
 """With so few row tiles per panel, fetching panels from far memory shows, and the next panel is fetched meanwhile."""
 SMALL_FLOPS = 1 << 18
@@ -145,11 +147,17 @@ def register_tile(target: CpuTarget, itemsize: int, columns: int) -> RegisterTil
 
 
 def _wide_tile(target: CpuTarget, tile: RegisterTile, rows: int, columns: int) -> RegisterTile:
-    """Return a wider tile for very few rows: panels read in place then come in longer runs."""
-    vectors = 8 if target.vector_registers >= 32 else 4
-    if rows * vectors > target.vector_registers - 8 or columns < vectors * tile.lanes:
-        return tile
-    return RegisterTile(rows, vectors, tile.lanes)
+    """Return a wider tile for few rows: panels read in place then come in longer runs."""
+    for vectors in WIDE_TILES:
+        if _fits_registers(target, rows, vectors) and vectors > tile.vectors and columns >= vectors * tile.lanes:
+            return RegisterTile(rows, vectors, tile.lanes)
+    return tile
+
+
+def _fits_registers(target: CpuTarget, rows: int, vectors: int) -> bool:
+    """Whether accumulators, one depth step of the panel (from memory, if one row reads it) and an operand do."""
+    others = (vectors if rows > 1 else 0) + (1 if target.has_fma else 3)
+    return rows * vectors + others <= target.vector_registers
 
 
 def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> Blocking:
@@ -200,9 +208,14 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
         ahead=ahead,
         staging=staging,
         stages_chunk=stages_chunk,
-        joint=JOINT.get(-(-tiles.total // tiles.parts), 1) if panels_from != DIRECT and not ahead else 1,
+        joint=1 if panels_from == DIRECT or ahead else _joint(target, tile, -(-tiles.total // tiles.parts)),
         overwritten=_overwritten(problem, whole=extent_of(levels[:level]) * -(-levels[level].extent // block) == 1),
     )
+
+
+def _joint(target: CpuTarget, tile: RegisterTile, rows: int) -> int:
+    """Return how many packed panels a tile of ``rows`` rows multiplies at once."""
+    return 2 if rows <= JOINT_ROWS or _fits_registers(target, rows, 2 * tile.vectors) else 1
 
 
 def _overwritten(problem: Problem, whole: bool) -> frozenset[int]:

@@ -296,6 +296,11 @@ class MacroKernel:
         group = offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
         return total(group, scaled(panel, self.blocking.tile.width * self.column.strides[tensor]))
 
+    def _crosses_lines(self) -> bool:
+        """Whether vectors of a panel that is read in place may lie across two cache lines."""
+        panel, lanes = self.problem.panel_operand, self.blocking.tile.lanes
+        return any(axis.strides[panel] % lanes for axis in (*self.groups, *self.problem.depth))
+
     def _panel_window(self, panel: Expr) -> Window:
         blocking = self.blocking
         _, _, panel_depth = self._depth()
@@ -366,6 +371,7 @@ class MacroKernel:
             masked=ragged > 0,
             blocked=blocking.passes > 1,
             prefetch=0 if problem.spread else PREFETCH_STEPS,
+            crossing=blocking.panels_from == DIRECT and not problem.spread and self._crosses_lines(),
             ahead=blocking.ahead,
         )
         out = Place(Window("out", total(maps[OUT].base, first)), maps[OUT].values(rows))

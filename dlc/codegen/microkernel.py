@@ -60,9 +60,10 @@ class MicroSpec:
     (channel-wise products) instead of one for all columns. ``masked`` limits the last vector to ``active``
     columns. ``joint`` packed panels, ``panel_stride`` apart, are multiplied at once. With ``early`` the lines of
     the output are asked for a whole row tile early: short depths are done before they arrive. ``prefetch`` asks
-    for the packed panel that many depth steps early; ``ahead`` also for a part of another panel, ``ahead``
-    elements from this one and ``ahead_step`` further per depth step. ``blocked`` adds the scalars ``first`` and
-    ``last``: unless first, the tile continues from the output; unless last, it is stored without epilogue.
+    for the panel that many depth steps early, with ``crossing`` also for the line that its last vector may reach
+    into; ``ahead`` for a part of another panel, ``ahead`` elements from this one and ``ahead_step`` further per
+    depth step. ``blocked`` adds the scalars ``first`` and ``last``: unless first, the tile continues from the
+    output; unless last, it is stored without epilogue.
     """
 
     dtype: DType
@@ -80,6 +81,7 @@ class MicroSpec:
     joint: int = 1
     early: bool = False
     prefetch: int = 0
+    crossing: bool = False
     ahead: bool = False
     blocked: bool = False
 
@@ -305,6 +307,8 @@ def _step(spec: MicroSpec) -> list[Stmt]:
             step: Expr = const(spec.panel_width) if spec.panel_width else Var(f"db{deepest}")
             later = apply("add", _panel_place(spec, base, vector), apply("mul", step, const(spec.prefetch)))
             statements.append(Prefetch("panel", later))
+        if spec.crossing:
+            statements.append(Prefetch("panel", apply("add", later, const(spec.lanes - 1))))
     if spec.ahead:
         later = apply("add", Var("ahead"), apply("mul", panel_depth, Var("ahead_step")))
         statements.append(Prefetch("panel", later, level=2))
