@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-import platformdirs
 
 from dlc.errors import ConfigError
 
@@ -54,6 +54,14 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def _user_cache() -> Path:
+    """The user's cache folder; on Linux by the XDG rule, since platformdirs takes long to import."""
+    if sys.platform == "linux":
+        return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache").expanduser() / "dlc"
+    found: Path = import_module("platformdirs").user_cache_path("dlc")
+    return found
+
+
 def _thread_count(text: str) -> int:
     return _integer(1, 1024)(text.split(",")[0])  # OMP_NUM_THREADS may hold one number per nesting level
 
@@ -79,7 +87,7 @@ OPTIONS: Mapping[str, Option] = {
         Option("cpu_features", ("DLC_CPU_FEATURES",), "text", str.strip, "",
                "what the processor has", "Restrict code to a level (generic, avx2, avx512), or leave out -features."),
         Option("cache", ("DLC_CACHE",), "0 or 1", _switch, True, "1", "Keep compiled code on disk."),
-        Option("cache_dir", ("DLC_CACHE_DIR",), "path", _path, lambda: platformdirs.user_cache_path("dlc"),
+        Option("cache_dir", ("DLC_CACHE_DIR",), "path", _path, lambda: _user_cache(),
                "the user's cache folder", "Where compiled code is kept."),
         Option("cache_limit", ("DLC_CACHE_LIMIT",), "bytes", _byte_count, 4 << 30, "4G",
                "Size of the cache beyond which the entries used longest ago are removed."),

@@ -19,11 +19,11 @@ from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.interpret import interpret
 from dlc.ir.kernel import Kernel
+from dlc.ir.kernel_digest import fingerprint
 from dlc.ir.lowering import Lowered, OperandKind
 from dlc.ir.opdef import NotDifferentiable, Trait, all_ops
 from dlc.ir.parse_graph import parse_graph
 from dlc.ir.text_graph import print_graph
-from dlc.ir.text_kernel import fingerprint
 from dlc.ir.verify_graph import verify_graph
 from dlc.passes.expand import expand
 from tests.codegen.kernel_native import Function

@@ -14,7 +14,7 @@ from dlc.codegen import llvm_index
 from dlc.codegen.llvm_expr import evaluate, evaluate_deep
 from dlc.codegen.llvm_memory import address, conflicts, load, prefetch, store, transpose
 from dlc.codegen.llvm_scalar import BASIC, call
-from dlc.codegen.llvm_state import FunctionState, Memory, ModuleState
+from dlc.codegen.llvm_state import Callee, FunctionState, Memory, ModuleState
 from dlc.codegen.llvm_tiles import TILE_STATEMENTS
 from dlc.codegen.llvm_types import memory_type, register_type
 from dlc.codegen.llvm_values import Value, integer, materialize, uniform_index
@@ -37,7 +37,7 @@ from dlc.ir.kernel import (
     Store,
     Transpose,
 )
-from dlc.ir.text_kernel import fingerprint
+from dlc.ir.kernel_digest import fingerprint
 from dlc.ir.types import bool_, int64
 
 LOCAL_LIMIT = 4096
@@ -66,13 +66,17 @@ def emit_module(kernels: Sequence[Kernel], target: CpuTarget) -> EmittedModule:
     for kernel in kernels:
         if kernel.name in symbols:
             raise CompileError(f"two kernels of one module are called {kernel.name!r}; give each its own name")
-        symbol = symbol_of(kernel)
-        symbols[kernel.name] = symbol
-        scratch[kernel.name] = _emit_entry(module, kernel, symbol)
-    width = target.vector_bytes * 8
+        symbols[kernel.name] = symbol_of(kernel)
+        scratch[kernel.name] = emit_entry(module, kernel)
+    return EmittedModule(module_text(module), symbols, scratch)
+
+
+def module_text(module: ModuleState) -> str:
+    """Return the LLVM IR of what has been emitted into ``module``."""
+    width = module.target.vector_bytes * 8
     attributes = f'nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}"'
     parts = [
-        f'target triple = "{target.triple}"',
+        f'target triple = "{module.target.triple}"',
         *module.globals.values(),
         *(f"declare {signature}" for signature in module.declarations),
         *module.functions,
@@ -80,7 +84,7 @@ def emit_module(kernels: Sequence[Kernel], target: CpuTarget) -> EmittedModule:
         "attributes #1 = { nounwind willreturn memory(none) }",
         "",
     ]
-    return EmittedModule("\n".join(parts), symbols, scratch)
+    return "\n".join(parts)
 
 
 def symbol_of(kernel: Kernel) -> str:
@@ -113,8 +117,12 @@ def _finish(s: FunctionState, header: str) -> str:
     return "\n".join([header, "entry:", *s.allocas, *s.lines, "  ret void", "}"])
 
 
-def _emit_entry(module: ModuleState, kernel: Kernel, symbol: str) -> int:
-    """Emit an entry kernel and its body function; return the scratch bytes of a task."""
+def emit_entry(module: ModuleState, kernel: Kernel) -> int:
+    """Emit an entry kernel, its body function and what it calls; return the scratch bytes of a task.
+
+    Raises CompileError as ``emit_module`` does.
+    """
+    symbol = symbol_of(kernel)
     if kernel.scalars:
         raise CompileError(f"kernel {kernel.name}: an entry kernel takes no scalars")
     s = FunctionState(module, kernel)
@@ -174,16 +182,19 @@ def _entry_function(kernel: Kernel, symbol: str, extents: list[int]) -> str:
 def _callee(module: ModuleState, kernel: Kernel) -> tuple[str, int]:
     """Return symbol and scratch bytes of a called kernel, emitting it the first time."""
     known = module.callees.get(kernel)
-    if known is not None:
-        return known
-    s = FunctionState(module, kernel)
-    parameters = _parameters(s, kernel)
-    block(s, kernel.body)
-    symbol = symbol_of(kernel)
-    header = f"define internal void @{symbol}({', '.join([*parameters, 'ptr noalias %scratch'])}) noinline #0 {{"
-    module.functions.append(_finish(s, header))
-    module.callees[kernel] = (symbol, s.scratch_bytes)
-    return symbol, s.scratch_bytes
+    if known is None:
+        s = FunctionState(module, kernel)
+        parameters = _parameters(s, kernel)
+        block(s, kernel.body)
+        symbol = symbol_of(kernel)
+        signature = f"@{symbol}({', '.join([*parameters, 'ptr noalias %scratch'])}) noinline #0"
+        linkage = "" if module.shares_callees else "internal "
+        module.functions.append(_finish(s, f"define {linkage}void {signature} {{"))
+        module.own.add(symbol)
+        known = module.callees[kernel] = Callee(symbol, s.scratch_bytes, f"void {signature}")
+    elif known.symbol not in module.own:
+        module.declarations[known.signature] = None
+    return known.symbol, known.scratch_bytes
 
 
 # -- statements --------------------------------------------------------------------------------------

@@ -27,15 +27,33 @@ class Memory:
     private: bool
 
 
-class ModuleState:
-    """What the functions of one module share: declarations, constants and called kernels."""
+@dataclass(frozen=True)
+class Callee:
+    """A called kernel that has been emitted: its symbol, the scratch bytes that it needs, its LLVM signature."""
 
-    def __init__(self, target: CpuTarget) -> None:
+    symbol: str
+    scratch_bytes: int
+    signature: str
+
+
+Library = dict[Kernel, Callee]
+"""Called kernels that modules loaded together have emitted so far."""
+
+
+class ModuleState:
+    """What the functions of one module share: declarations, constants and called kernels.
+
+    Without a ``library``, what is called stays within the module.
+    """
+
+    def __init__(self, target: CpuTarget, library: Library | None = None) -> None:
         self.target = target
         self.declarations: dict[str, None] = {}
         self.globals: dict[str, str] = {}
-        self.callees: dict[Kernel, tuple[str, int]] = {}
-        """Called kernel -> its symbol and the scratch bytes that it needs."""
+        self.shares_callees = library is not None
+        self.callees: Library = library if library is not None else {}
+        self.own: set[str] = set()
+        """Symbols of called kernels that this module defines."""
         self.functions: list[str] = []
 
 

@@ -6,7 +6,7 @@ pay for reading the compiler.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dlc.codegen.lower import lower
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact
 from dlc.driver.assemble import Assembled, assemble
-from dlc.driver.native import KernelSet, assembly_of, compile_kernels, describe
+from dlc.driver.native import KernelCompiler, assembly_of, describe
 from dlc.driver.options import CompileOptions
 from dlc.driver.report import CompileReport
 from dlc.driver.store import compile_cached
@@ -56,12 +56,17 @@ def optimise(graph: Graph, options: CompileOptions) -> tuple[Graph | None, Graph
     return load, main
 
 
-def assemble_graphs(load: Graph | None, main: Graph, target: CpuTarget, threads: int) -> Assembled:
-    """Lower every node and assemble the programs."""
+def assemble_graphs(
+    load: Graph | None, main: Graph, target: CpuTarget, threads: int, take: Callable[[Kernel], object] = id
+) -> Assembled:
+    """Lower every node and assemble the programs; ``take`` is given every kernel as soon as it is made."""
     copies: dict[tuple[DType, int], Kernel] = {}
 
     def lowered(node: Node, fixed: frozenset[int]) -> Lowered:
-        return lower(node, target, threads, fixed)
+        made = lower(node, target, threads, fixed)
+        for call in made.calls:
+            take(call.kernel)
+        return made
 
     def copy(dtype: DType, size: int) -> Kernel:
         if (dtype, size) not in copies:
@@ -78,14 +83,15 @@ def build_artifact(
     with report.phase("passes"):
         graph = bind(graph, binding)
         load_graph, main_graph = optimise(graph, options)
-    with report.phase("lower"):
-        assembled = assemble_graphs(load_graph, main_graph, target, options.threads)
-    with report.phase("plan"):
-        kernels = KernelSet()
-        load_plan = plan_memory(assembled.load, kernels.symbol)
-        main_plan = plan_memory(assembled.main, kernels.symbol)
-    with report.phase("code"):
-        compiled = compile_kernels(kernels.kernels, target, min(options.threads, 8), compile_cached)
+    with KernelCompiler(target, min(options.threads, 8), compile_cached) as compiler:
+        with report.phase("lower"):
+            assembled = assemble_graphs(load_graph, main_graph, target, options.threads, compiler.symbol)
+        with report.phase("plan"):
+            load_plan = plan_memory(assembled.load, compiler.symbol)
+            main_plan = plan_memory(assembled.main, compiler.symbol)
+        with report.phase("code"):
+            compiled = compiler.finish()
+    kernels = list(compiler.kernels.values())
     if options.dump is not None:
         _dump(options.dump, load_plan, main_plan, kernels, compiled.modules, target)
     initial = {s.name for s in graph.signature.inputs}
@@ -95,7 +101,7 @@ def build_artifact(
         compiled.objects,
         compiled.scratch_bytes,
         {name: array for name, array in assembled.arrays.items() if name not in initial},
-        len(kernels.kernels),
+        len(kernels),
         plan_flops(main_plan),
     )
 
@@ -115,12 +121,12 @@ def plan_flops(plan: Plan) -> int:
 
 
 def _dump(
-    folder: Path, load_plan: Plan, main_plan: Plan, kernels: KernelSet, modules: Sequence[str], target: CpuTarget
+    folder: Path, load_plan: Plan, main_plan: Plan, kernels: Sequence[Kernel], modules: Sequence[str], target: CpuTarget
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan-load.txt").write_text(str(load_plan), encoding="utf-8")
     (folder / "plan.txt").write_text(str(main_plan), encoding="utf-8")
-    (folder / "kernels.py").write_text(describe(kernels.kernels), encoding="utf-8")
+    (folder / "kernels.py").write_text(describe(kernels), encoding="utf-8")
     for number, text in enumerate(modules):
         (folder / f"module-{number}.ll").write_text(text, encoding="utf-8")
     (folder / "assembly.s").write_text(assembly_of(modules, target), encoding="utf-8")

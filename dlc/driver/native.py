@@ -1,44 +1,24 @@
-"""From kernels to object code: deduplication, emission, compilation on several threads.
+"""From kernels to object code: deduplication, emission, compilation on several threads beside the lowering.
 
-Identical kernels are compiled once. Knows code generation, nothing of graphs.
+Identical kernels are compiled once, and so is what they call. Knows code generation, nothing of graphs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
-from dlc.codegen.llvm_emit import emit_module, symbol_of
-from dlc.codegen.llvm_jit import NativeCode, assembly, compile_module, load_objects
+from dlc.codegen.llvm_emit import emit_entry, module_text, symbol_of
+from dlc.codegen.llvm_jit import assembly, compile_module
+from dlc.codegen.llvm_state import Library, ModuleState
 from dlc.codegen.target import CpuTarget
-from dlc.ir.kernel import Call, Kernel, statements
-from dlc.ir.text_kernel import fingerprint, print_kernel
+from dlc.ir.kernel import Kernel
+from dlc.ir.kernel_digest import fingerprint
+from dlc.ir.text_kernel import print_kernel
 
-
-@dataclass
-class KernelSet:
-    """Distinct kernels under unique names; equal kernels share one."""
-
-    by_fingerprint: dict[str, Kernel] = field(default_factory=dict)
-    _known: dict[int, tuple[Kernel, str]] = field(default_factory=dict)
-
-    def symbol(self, kernel: Kernel) -> str:
-        """Add ``kernel`` unless an equal one is there; return the symbol that it will have."""
-        known = self._known.get(id(kernel))
-        if known is not None:
-            return known[1]
-        digest = fingerprint(kernel)
-        if digest not in self.by_fingerprint:
-            self.by_fingerprint[digest] = replace(kernel, name=f"{kernel.name.split('_')[0]}_{digest[:12]}")
-        symbol = symbol_of(self.by_fingerprint[digest])
-        self._known[id(kernel)] = (kernel, symbol)  # the kernel is kept, so that its id stays its own
-        return symbol
-
-    @property
-    def kernels(self) -> list[Kernel]:
-        """The distinct kernels."""
-        return list(self.by_fingerprint.values())
+MODULE_TEXT = 64 << 10
+"""Characters of LLVM text after which a module is handed over to be compiled."""
 
 
 @dataclass(frozen=True)
@@ -55,47 +35,62 @@ class CompiledKernels:
         return sum(map(len, self.objects))
 
 
-def partition(kernels: Sequence[Kernel], parts: int) -> list[list[Kernel]]:
-    """Split kernels into groups of similar work, those that call the same kernels together."""
-    clusters: dict[tuple[str, ...], list[Kernel]] = {}
-    for kernel in kernels:
-        callees = {s.kernel for s in statements(kernel.body) if isinstance(s, Call)}
-        key = tuple(sorted({fingerprint(c)[:16] for c in callees})) or (f"alone {len(clusters) % (4 * parts)}",)
-        clusters.setdefault(key, []).append(kernel)
-    groups: list[tuple[int, list[Kernel]]] = [(0, []) for _ in range(parts)]
-    weights = {key: sum(_weight(k) for k in members) for key, members in clusters.items()}
-    for key in sorted(clusters, key=lambda k: (-weights[k], k)):
-        lightest = min(range(parts), key=lambda number: groups[number][0])
-        weight, members = groups[lightest]
-        groups[lightest] = (weight + weights[key], members + clusters[key])
-    return [members for _, members in groups if members]
+class KernelCompiler:
+    """Compiles distinct kernels on ``workers`` threads while more of them are still being made.
 
+    Modules are cut by the size of their text alone, so that the same kernels in the same order make the same modules.
+    Use as a context manager; its end waits for the threads.
+    """
 
-def _weight(kernel: Kernel) -> int:
-    return 1 + sum(1 + 4 * isinstance(s, Call) for s in statements(kernel.body))
+    def __init__(
+        self, target: CpuTarget, workers: int, compile_text: Callable[[str, CpuTarget], bytes] = compile_module
+    ) -> None:
+        self.target = target
+        self.kernels: dict[str, Kernel] = {}
+        """Fingerprint -> the kernel under its unique name; equal kernels share one."""
+        self._compile_text = compile_text
+        self._pool = ThreadPoolExecutor(max(workers, 1))
+        self._library: Library = {}
+        self._module = ModuleState(target, self._library)
+        self._submitted: list[tuple[str, Future[bytes]]] = []
+        self._scratch_bytes = 0
+        self._known: dict[int, tuple[Kernel, str]] = {}
 
+    def __enter__(self) -> KernelCompiler:
+        return self
 
-def compile_kernels(
-    kernels: Sequence[Kernel],
-    target: CpuTarget,
-    workers: int,
-    compile_text: Callable[[str, CpuTarget], bytes] = compile_module,
-) -> CompiledKernels:
-    """Emit and compile ``kernels`` in ``workers`` modules side by side."""
-    modules = [emit_module(group, target) for group in partition(kernels, max(workers, 1))]
-    scratch = max((n for m in modules for n in m.scratch_bytes.values()), default=0)
-    texts = tuple(m.text for m in modules)
-    if len(texts) <= 1:
-        objects = tuple(compile_text(text, target) for text in texts)
-    else:
-        with ThreadPoolExecutor(len(texts)) as pool:
-            objects = tuple(pool.map(lambda text: compile_text(text, target), texts))
-    return CompiledKernels(objects, scratch, texts)
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
+    def symbol(self, kernel: Kernel) -> str:
+        """Take ``kernel`` in unless an equal one is there; return the symbol that it will have."""
+        known = self._known.get(id(kernel))
+        if known is not None:
+            return known[1]
+        digest = fingerprint(kernel)
+        if digest not in self.kernels:
+            self.kernels[digest] = replace(kernel, name=f"{kernel.name.split('_')[0]}_{digest[:12]}")
+            self._add(self.kernels[digest])
+        symbol = symbol_of(self.kernels[digest])
+        self._known[id(kernel)] = (kernel, symbol)  # the kernel is kept, so that its id stays its own
+        return symbol
 
-def load(compiled: CompiledKernels) -> NativeCode:
-    """Load object code into the process."""
-    return load_objects(compiled.objects)
+    def _add(self, kernel: Kernel) -> None:
+        self._scratch_bytes = max(self._scratch_bytes, emit_entry(self._module, kernel))
+        if sum(map(len, self._module.functions)) >= MODULE_TEXT:
+            self._submit()
+
+    def _submit(self) -> None:
+        if self._module.functions:
+            text = module_text(self._module)
+            self._module = ModuleState(self.target, self._library)
+            self._submitted.append((text, self._pool.submit(self._compile_text, text, self.target)))
+
+    def finish(self) -> CompiledKernels:
+        """Return the object code of all kernels taken in."""
+        self._submit()
+        objects = tuple(future.result() for _, future in self._submitted)
+        return CompiledKernels(objects, self._scratch_bytes, tuple(text for text, _ in self._submitted))
 
 
 def describe(kernels: Iterable[Kernel]) -> str:

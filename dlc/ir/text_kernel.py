@@ -7,7 +7,6 @@ changes meaning or code; notes are left out. It must not know any target.
 
 from __future__ import annotations
 
-import hashlib
 import keyword
 from collections.abc import Iterable
 from functools import lru_cache
@@ -64,17 +63,7 @@ _DEEP = 16
 
 def print_kernel(kernel: Kernel) -> str:
     """Return ``kernel``, after the kernels that it calls, as the text of Python functions."""
-    return _print(kernel, kernel.name)
-
-
-@lru_cache(maxsize=4096)
-def fingerprint(kernel: Kernel) -> str:
-    """Return a hex digest of what ``kernel`` does, whatever it is called: equal digests, equal code."""
-    return hashlib.sha256(_print(kernel, "kernel").encode()).hexdigest()
-
-
-def _print(kernel: Kernel, entry: str) -> str:
-    """Print with ``kernel`` named ``entry``; what it calls keeps its names, numbered where they collide."""
+    entry = kernel.name
     names: dict[Kernel, str] = {kernel: entry}
     used = {entry}
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""Kernels as text: readable, complete, deterministic, linear in shared expressions."""
+"""Kernels as text and as digests: readable, complete, deterministic, linear in shared expressions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from dlc.ir.kernel import (
     Store,
     Window,
 )
-from dlc.ir.text_kernel import fingerprint, print_kernel
+from dlc.ir.kernel_digest import fingerprint
+from dlc.ir.text_kernel import print_kernel
 from dlc.ir.types import float16, float32, int32
 
 I, L, N = Var("i"), Var("l"), Var("n")
