@@ -81,7 +81,7 @@ def build_artifact(
 ) -> Artifact:
     """Bind symbols, run the passes, lower, plan memory and generate code."""
     with report.phase("passes"):
-        graph = bind(graph, binding)
+        graph = bind(graph, binding) if binding else graph  # without: symbols of inner loops may stay
         load_graph, main_graph = optimise(graph, options)
     with KernelCompiler(target, min(options.threads, 8), compile_cached) as compiler:
         with report.phase("lower"):
