@@ -178,23 +178,41 @@ class Assembler:
     # -- loops -------------------------------------------------------------------------------
 
     def scan(self, node: Node, operands: Sequence[View]) -> list[View]:
-        """Add a counted loop: carries live in one buffer each, sequences and stacked results are strided views."""
+        """Add a counted loop: sequences and stacked results are strided views.
+
+        A carry whose new value is also stacked lives in the stack, which has one more row for the initial value: an
+        iteration reads the row that the one before wrote. Other carries live in one buffer each.
+        """
         body: Graph = node.attributes["body"]
         length, reverse = int(node.attributes["length"]), bool(node.attributes["reverse"])
         carries, sequences = node.attributes["carries"], node.attributes["sequences"]
         outside = len(self.streams) - 1
         label = node.label
-        holders = []
-        for view, type_ in zip(operands[:carries], node.input_types[:carries], strict=True):
-            holders.append(self.buffer(SlotKind.ARENA, f"{label} carry", type_, outside + 1))
-            self.add_copy(view, holders[-1], type_, outside, f"{label} carry")
-        stacked = [self.buffer(SlotKind.ARENA, f"{label} output", t, outside) for t in node.output_types[carries:]]
-        self.streams.append([])
         inside = outside + 1
         depth = inside - RUN_LEVEL - 1
+        rows = _stacked_carries(body, carries)
+        stacked = []
+        for number, type_ in enumerate(node.output_types[carries:]):
+            extra = 1 if number in rows.values() else 0
+            whole = TensorType(type_.dtype, (length + extra, *type_.shape[1:]))
+            view = self.buffer(SlotKind.ARENA, f"{label} output", whole, outside)
+            stacked.append(replace(view, offset=0 if reverse else extra * _row_bytes(type_)))
+        holders, finals = [], []
+        for number, (view, type_) in enumerate(zip(operands[:carries], node.input_types[:carries], strict=True)):
+            if number in rows:
+                buffer, stride = stacked[rows[number]].buffer, int(type_.nbytes)
+                first = View(buffer, stride * length if reverse else 0)
+                finals.append(View(buffer, 0 if reverse else stride * length))
+                holders.append(replace(first, strides=(*(0,) * depth, -stride if reverse else stride)))
+            else:
+                first = self.buffer(SlotKind.ARENA, f"{label} carry", type_, inside)
+                finals.append(first)
+                holders.append(first)
+            self.add_copy(view, first, type_, outside, f"{label} carry")
+        self.streams.append([])
 
         def step_of(view: View, type_: TensorType) -> View:
-            stride = int(type_.nbytes) // max(int(type_.shape[0]), 1)
+            stride = _row_bytes(type_)
             strides = (*view.strides, *(0,) * (depth - len(view.strides)), -stride if reverse else stride)
             return View(view.buffer, view.offset + (stride * (length - 1) if reverse else 0), strides)
 
@@ -214,8 +232,9 @@ class Assembler:
         for value, view, target in zip(body.outputs[carries:], results[carries:], targets, strict=True):
             if value not in early:
                 self.add_copy(view, target, value.type, inside, f"{label} output")
-        new = list(zip(results[:carries], body.outputs[:carries], holders, strict=True))
-        busy = {holder.buffer for holder in holders}
+        pairs = zip(results[:carries], body.outputs[:carries], holders, strict=True)
+        new = [pair for number, pair in enumerate(pairs) if number not in rows]
+        busy = {holder.buffer for _, _, holder in new}
         safe = [
             self.snapshot(view, value.type, inside, f"{label} carry")
             if view.buffer in busy and view != holder
@@ -227,9 +246,9 @@ class Assembler:
                 self.add_copy(view, holder, value.type, inside, f"{label} carry")
         steps = self.streams.pop()
         self.streams[outside] += [LoopBegin(length), *steps, LoopEnd()]
-        for holder in holders:
-            self.levels[holder.buffer] = outside
-        return [*holders, *stacked]
+        for final in finals:
+            self.levels[final.buffer] = outside
+        return [*finals, *stacked]
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -272,6 +291,22 @@ class Assembler:
         names = {self.buffers[n].name for n in kept | in_load}
         arrays = {name: array for name, array in self.arrays.items() if name in names}
         return Assembled(_compact(load_buffers, load, in_load), _compact(main_buffers, main, kept), arrays)
+
+
+def _row_bytes(type_: TensorType) -> int:
+    """Bytes of one element of the leading dimension."""
+    return int(type_.nbytes) // max(int(type_.shape[0]), 1)
+
+
+def _stacked_carries(body: Graph, carries: int) -> dict[int, int]:
+    """Map carries of a scan to the stacked results, one each, that take the same new value in every iteration."""
+    found: dict[int, int] = {}
+    for carry, value in enumerate(body.outputs[:carries]):
+        for number, stacked in enumerate(body.outputs[carries:]):
+            if stacked is value and value not in body.inputs and number not in found.values():
+                found[carry] = number
+                break
+    return found
 
 
 def _touched(step: ProgramStep) -> tuple[View, ...]:

@@ -26,6 +26,8 @@ class _Access:
     step: int
     view: View
     writes: bool
+    nbytes: int | None = None
+    """How much of the buffer from ``view`` on is touched; None if that is not known."""
 
 
 def plan_memory(program: Program, symbol_of: Callable[[Kernel], str]) -> Plan:
@@ -52,10 +54,11 @@ def _accesses(program: Program) -> dict[int, list[_Access]]:
     for number, step in enumerate(program.steps):
         if isinstance(step, CallStep):
             for view, parameter in zip(step.views, step.kernel.buffers, strict=True):
-                result[view.buffer].append(_Access(number, view, parameter.writable))
+                nbytes = None if parameter.size is None else parameter.size * parameter.dtype.itemsize
+                result[view.buffer].append(_Access(number, view, parameter.writable, nbytes))
         elif isinstance(step, CopyStep):
-            result[step.source.buffer].append(_Access(number, step.source, False))
-            result[step.target.buffer].append(_Access(number, step.target, True))
+            result[step.source.buffer].append(_Access(number, step.source, False, step.nbytes))
+            result[step.target.buffer].append(_Access(number, step.target, True, step.nbytes))
     return result
 
 
@@ -89,7 +92,8 @@ class _Places:
         """Let ``buffer`` live at ``view``; the holder inherits its accesses."""
         self.inside[buffer] = view
         outer = self.accesses[view.buffer]
-        moved = [_Access(a.step, view, a.writes) for a in self.accesses[buffer] if a.step not in self.removed]
+        nbytes = self.program.buffers[buffer].nbytes
+        moved = [_Access(a.step, view, a.writes, nbytes) for a in self.accesses[buffer] if a.step not in self.removed]
         in_order = not (outer and moved) or outer[-1].step <= moved[0].step
         outer += moved
         if not in_order:
@@ -145,7 +149,7 @@ def _try_remove_copy(places: _Places, number: int, step: CopyStep) -> None:
     first = definitions[0].step
     last = max(a.step for a in uses)
     for access in places.accesses[target.buffer]:
-        if access.step == number or access.step in places.removed:
+        if access.step == number or access.step in places.removed or _apart(access, target, step.nbytes):
             continue
         if first < access.step <= max(last, number):
             return
@@ -153,6 +157,14 @@ def _try_remove_copy(places: _Places, number: int, step: CopyStep) -> None:
             return
     places.removed.add(number)
     places.place(source.buffer, target)
+
+
+def _apart(access: _Access, target: View, nbytes: int) -> bool:
+    """Tell whether an access of the target's buffer never meets the target within one iteration."""
+    if access.nbytes is None or access.view.strides != target.strides:
+        return False
+    distance = target.offset - access.view.offset
+    return distance >= access.nbytes or -distance >= nbytes
 
 
 def _may_share(places: _Places, number: int, written: int, read: int, target: View) -> bool:
