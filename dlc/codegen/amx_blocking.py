@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 
 from dlc.codegen.amx_micro import BLOCK, STEP, TILE
 from dlc.codegen.contract_analysis import LoopAxis, Problem, extent_of
-from dlc.codegen.contract_blocking import LOCAL, PACKED, Blocking, RegisterTile, Split, choose_blocking
+from dlc.codegen.contract_blocking import (
+    LOCAL,
+    PACKED,
+    Blocking,
+    RegisterTile,
+    Split,
+    choose_blocking,
+    register_tile,
+)
 from dlc.codegen.target import CpuTarget
 from dlc.ir.types import float32
 
@@ -28,7 +36,7 @@ and evenly apart share few cache sets."""
 FAR_PANEL_CYCLES = 1.2
 """Cycles to split one element of panels that no cache holds."""
 FMA_FLOPS_PER_CYCLE = 57
-"""What the other path reaches of 64."""
+"""What the other path reaches of 64, with vectors of 16 lanes."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,12 @@ def amx_pays(problem: Problem, target: CpuTarget, threads: int, panels_from: str
     """Whether AMX is expected to be faster than fused multiply-adds, by estimated cycles."""
     if not fits_amx(problem, target, panels_from):
         return False
+    fma = fma_cycles(problem, target, threads, panels_from)
+    return amx_cycles(problem, target, threads, panels_from) < fma * 0.9
+
+
+def amx_cycles(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> float:
+    """Estimate the cycles of all threads together on AMX."""
     found = choose_amx_blocking(problem, target, threads, panels_from)
     rows, depth, panels = problem.row_count, problem.depth_count, found.blocking.panels
     levels, passes = found.blocking.levels, found.blocking.passes
@@ -80,10 +94,18 @@ def amx_pays(problem: Problem, target: CpuTarget, threads: int, panels_from: str
     weights = panels * BLOCK * depth
     fetch = FAR_PANEL_CYCLES if weights * problem.dtype.itemsize > target.l3_bytes else SPLIT_PANEL_CYCLES
     amx += weights * row_groups * (fetch + PACK_CYCLES * (panels_from == LOCAL))
-    amx += -(-tiles // 2) * panels * (350 + 250 * (passes - 1))
-    fma = 2.0 * (-(-rows // 14) * 14) * panels * BLOCK * depth / FMA_FLOPS_PER_CYCLE
-    fma += weights * found.blocking.row_chunks * PACK_CYCLES * (panels_from == LOCAL)
-    return amx < fma * 0.9
+    return amx + -(-tiles // 2) * panels * (350 + 250 * (passes - 1))
+
+
+def fma_cycles(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> float:
+    """Estimate the cycles of all threads together by fused multiply-adds."""
+    itemsize, columns = problem.dtype.itemsize, problem.columns[-1].extent
+    width = register_tile(target, itemsize, columns).width
+    weights = -(-columns // width) * width * problem.depth_count
+    fma = 2.0 * (-(-problem.row_count // 14) * 14) * weights / (FMA_FLOPS_PER_CYCLE * target.lanes(itemsize) / 16)
+    if panels_from == LOCAL:
+        fma += weights * choose_amx_blocking(problem, target, threads, LOCAL).blocking.row_chunks * PACK_CYCLES
+    return fma
 
 
 def _split_row_cycles(problem: Problem) -> float:

@@ -14,6 +14,11 @@ from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel
 from dlc.codegen.contract_macro import macro_kernel
 from dlc.codegen.contract_pack import pack_kernel, packed_panels
 from dlc.codegen.target import CpuTarget
+from dlc.codegen.winograd_blocking import WinogradBlocking, choose_winograd
+from dlc.codegen.winograd_macro import WinogradKernel
+from dlc.codegen.winograd_pack import packed_size, transform_weights_kernel
+from dlc.codegen.winograd_problem import WinogradProblem, recognise
+from dlc.codegen.winograd_watch import limit_kernel
 from dlc.ir.contraction import ContractSpec, group_shape
 from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
@@ -50,6 +55,11 @@ def lower_contraction(
             return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label)
         if _wants_dot(problem, constants):
             return _dots(problem, target, threads, label)
+        windows = recognise(problem)
+        if windows is not None:
+            found = choose_winograd(windows, target, threads, problem.panel_operand in constants)
+            if found is not None:
+                return _winograd(windows, found, target, label)
         if problem.columns and problem.columns[-1].strides[OUT] == 1:
             return _panels(problem, target, threads, constants, label)
     kernel = generic_kernel(spec, extents, lhs, rhs, epilogue, target, f"contract_{label}")
@@ -91,6 +101,28 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
         kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
     calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(blocking.overwritten))
+    return Lowered(tuple(calls), temporaries, in_place)
+
+
+def _winograd(found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, label: str) -> Lowered:
+    """Winograd's filtering, with packed panels for blocks that go the direct way."""
+    problem, tile = found.problem, blocking.tile
+    panels = packed_panels(problem, tile.width, tile.lanes)
+    sizes = (packed_size(found, tile), 1, panels.size)
+    temporaries = tuple(TensorType(float32, (size,)) for size in sizes)
+    places = tuple(Operand(OperandKind.TEMPORARY, number) for number in range(len(sizes)))
+    kernels = (
+        transform_weights_kernel(found, tile, f"transform_{label}"),
+        limit_kernel(found, tile.lanes, f"limit_{label}"),
+        pack_kernel(panels, f"pack_{label}"),
+    )
+    weights = _input(problem.panel_operand)
+    calls = [KernelCall(kernel, (weights, place)) for kernel, place in zip(kernels, places, strict=True)]
+    loops = WinogradKernel(found, blocking, target)
+    kernel = loops.build(f"contract_{label}", panels.size)
+    reads = tuple(_input(2 + read.input) for read in problem.reads)
+    calls.append(KernelCall(kernel, (_input(problem.row_operand), *places, OUTPUT, *reads), problem.flops))
+    in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(loops.overwritten))
     return Lowered(tuple(calls), temporaries, in_place)
 
 

@@ -64,6 +64,7 @@ class MicroSpec:
     into; ``ahead`` for a part of another panel, ``ahead`` elements from this one and ``ahead_step`` further per
     depth step. ``blocked`` adds the scalars ``first`` and ``last``: unless first, the tile continues from the
     output; unless last, it is stored without epilogue.
+    ``adding``: the tile, without epilogue, is added to what the output holds.
     """
 
     dtype: DType
@@ -84,6 +85,7 @@ class MicroSpec:
     crossing: bool = False
     ahead: bool = False
     blocked: bool = False
+    adding: bool = False
 
     @property
     def name(self) -> str:
@@ -92,7 +94,7 @@ class MicroSpec:
         parts = [kind, str(self.dtype), f"{self.rows}x{self.vectors}x{self.lanes}", f"d{self.levels}"]
         if not self.panel_width:
             parts.append("direct")
-        parts += [word for word in ("masked", "blocked") if getattr(self, word)]
+        parts += [word for word in ("masked", "blocked", "adding") if getattr(self, word)]
         return "_".join(parts)
 
 
@@ -215,7 +217,7 @@ def micro_kernel(spec: MicroSpec) -> Kernel:
         body += zero
     body += _prefetch_tiles(spec)
     body += _depth_loops(spec)
-    final = _epilogue(spec)
+    final = _adding(spec) if spec.adding else _epilogue(spec)
     if spec.blocked:
         plain = _each_vector(
             spec,
@@ -359,6 +361,14 @@ def _epilogue(spec: MicroSpec) -> list[Stmt]:
         active = apply("less", Var("lane"), Var("active")) if limited else None
         loops.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (store,), active))
     return [Alloc(tile), *spill, For(row, const(spec.rows), LoopKind.SERIAL, tuple(loops))]
+
+
+def _adding(spec: MicroSpec) -> list[Stmt]:
+    """Add all accumulators to the output."""
+    return _each_vector(
+        spec,
+        lambda i, v: (Accumulate("out", _out_index(spec, i, v), "add", Load("acc", _slot(spec, i, v), spec.dtype)),),
+    )
 
 
 def _value(spec: MicroSpec, row: int | Var, vector: int, accumulated: Expr) -> Expr:
