@@ -11,7 +11,7 @@ from dlc import config
 from dlc.cli.common import find_model, model_options, parse_shapes
 from dlc.cli.failures import MISMATCH
 from dlc.cli.output import say, size_text, table
-from dlc.codegen.llvm_target import host_target
+from dlc.driver.host import find_target
 from dlc.driver.options import CompileOptions
 from dlc.driver.store import artifact_key
 from dlc.ir.opdef import Mode
@@ -70,4 +70,4 @@ def why(model: str, shape_texts: tuple[str, ...], threads: int | None, seed: int
     """Say whether MODEL is in the cache and, if not, in which parts the nearest entry differs."""
     found = find_model(model, parse_shapes(shape_texts), seed)
     options = CompileOptions.make(Mode.INFERENCE, "cpu", "float32", threads)
-    say(CodeCache().why(artifact_key(found.graph, options, host_target(options.features))))
+    say(CodeCache().why(artifact_key(found.graph, options, find_target(options.features))))

@@ -5,15 +5,13 @@ It must not know kernels.
 
 from __future__ import annotations
 
-import os
 import threading
 from functools import lru_cache
-from pathlib import Path
 
-import llvmlite
 import llvmlite.binding as llvm
 
 from dlc.codegen.amx_permission import tiles_permitted
+from dlc.codegen.host_caches import cache_sizes
 from dlc.codegen.target import CpuTarget
 from dlc.errors import ConfigError
 
@@ -29,11 +27,6 @@ _X86_LEVELS: dict[str, tuple[str, ...]] = {
 }
 _NEVER = ("prefer-256-bit", "64bit", "cf", "ccmp", "egpr", "ndd", "nf", "ppx", "push2pop2", "zu")
 _local = threading.local()
-
-
-def llvm_version() -> str:
-    """Return the version of llvmlite, which brings its own LLVM."""
-    return llvmlite.__version__
 
 
 def initialize() -> None:
@@ -122,7 +115,7 @@ def _x86_target(triple: str, features: set[str]) -> CpuTarget:
         vector_registers=32 if wide else 16,
         has_fma=avx2,
         has_masks=wide,
-        **_cache_sizes(),
+        **cache_sizes(),
     )
 
 
@@ -136,42 +129,8 @@ def _other_target(triple: str, features: set[str]) -> CpuTarget:
         vector_registers=32,
         has_fma=True,
         has_masks=False,
-        **_cache_sizes(),
+        **cache_sizes(),
     )
-
-
-@lru_cache(maxsize=1)
-def _cache_sizes() -> dict[str, int]:
-    """Bytes of L1 data and L2 of one core, and one core's share of L3, from sysfs; modest values where it is silent."""
-    sizes = {"l1_bytes": 32 << 10, "l2_bytes": 512 << 10, "l3_bytes": 2 << 20}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level = int((index / "level").read_text())
-            kind = (index / "type").read_text().strip()
-            size = _parse_size((index / "size").read_text().strip())
-            sharers = _count_cpus((index / "shared_cpu_list").read_text().strip())
-        except (OSError, ValueError):
-            continue
-        if kind == "Instruction" or level not in (1, 2, 3):
-            continue
-        threads = max(1, sharers)
-        sizes[f"l{level}_bytes"] = size // threads if level == 3 else size
-    # A virtual machine may report a whole package's L3 for a few cores: never count on more than this.
-    sizes["l3_bytes"] = min(sizes["l3_bytes"], 8 << 20)
-    return sizes
-
-
-def _parse_size(text: str) -> int:
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
-
-
-def _count_cpus(text: str) -> int:
-    total = 0
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        total += int(last or first) - int(first) + 1
-    return min(total, os.cpu_count() or 1)
 
 
 def target_machine(target: CpuTarget, level: int = 3) -> llvm.TargetMachine:

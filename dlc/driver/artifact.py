@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dlc.codegen.llvm_jit import NativeCode, load_objects
 from dlc.codegen.target import CpuTarget
-from dlc.driver.host import native_runtime
+from dlc.driver.host import load_objects, native_runtime
 from dlc.ir.plan import KernelStep, Plan, SlotKind
-from dlc.runtime.executable import Executable, Port
+from dlc.runtime.executable import Executable, NativeCode, Port
 from dlc.runtime.file_arrays import fetch
 from dlc.runtime.threads import NativeRuntime
 

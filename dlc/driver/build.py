@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from dlc.codegen.copy import copy_kernel
-from dlc.codegen.llvm_target import host_target
 from dlc.codegen.lower import lower
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact
 from dlc.driver.assemble import Assembled, assemble
+from dlc.driver.host import find_target
 from dlc.driver.native import KernelCompiler, assembly_of, describe
 from dlc.driver.options import CompileOptions
 from dlc.driver.report import CompileReport
@@ -135,7 +135,7 @@ def _dump(
 def predict_memory(graph: Graph, threads: int | None = None) -> CompileReport:
     """Plan a bound inference graph without generating code; the report holds sizes, FLOPs and the arena's peak."""
     options = CompileOptions.make(Mode.INFERENCE, "cpu", "float32", threads)
-    target = host_target(options.features)
+    target = find_target(options.features)
     report = CompileReport()
     with report.phase("plan"):
         assembled = assemble_graphs(*optimise(graph, options), target, options.threads)

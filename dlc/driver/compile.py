@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 
 from dlc import config
-from dlc.codegen.llvm_target import host_target
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact, Shared, make_executable
+from dlc.driver.host import find_target
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.driver.report import CompileReport
 from dlc.driver.store import artifact_key, compile_cached, load_artifact, store_artifact
@@ -82,7 +82,7 @@ def compile_bound(
     ``shared`` holds the state that runs update in place, and collects what executables of the graph can share.
     """
     report = CompileReport()
-    target = host_target(options.features)
+    target = find_target(options.features)
     artifact = find_artifact(graph, binding or {}, options, target, report)
     with report.phase("load"):
         initial = interface_of(graph).initial

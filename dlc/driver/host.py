@@ -1,31 +1,104 @@
-"""The native functions of this process: thread pool and dispatcher, compiled once, loaded once."""
+"""This process's code and processor: loading objects, the native runtime, the target; LLVM only where it must be.
+
+A warm start finds the target in the code cache and loads objects by itself: LLVM, which takes longer to import than
+all the rest, is needed to compile only, and where an object has something that this package's loader does not do.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from importlib import import_module
 
+from dlc import config
+from dlc.codegen.amx_permission import tiles_permitted
+from dlc.codegen.host_caches import cache_sizes
 from dlc.codegen.llvm_dispatch import EXPORTS, PYTHON_EXPORTS, dispatcher_text, python_poll_text
-from dlc.codegen.llvm_jit import compile_module, load_objects
-from dlc.codegen.llvm_target import host_target
 from dlc.codegen.target import CpuTarget
+from dlc.driver.identity import compiler_digest
+from dlc.runtime import object_code
+from dlc.runtime.cache import CodeCache, make_key
+from dlc.runtime.executable import NativeCode
+from dlc.runtime.object_code import UnsupportedObjectError
 from dlc.runtime.threads import NativeRuntime
+
+log = logging.getLogger("dlc.load")
+
+_IDENTITY = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implementer", "CPU part", "Features")
 
 _lock = threading.Lock()
 _runtime: list[NativeRuntime] = []
 
 
-def native_runtime(compile_text: Callable[[str, CpuTarget], bytes] = compile_module) -> NativeRuntime:
+def load_objects(images: Sequence[bytes]) -> NativeCode:
+    """Load relocatable objects as one library."""
+    if object_code.can_load():
+        try:
+            return object_code.load_objects(images)
+        except UnsupportedObjectError as error:
+            log.info("objects go to LLVM's linker: %s", error)
+    code: NativeCode = import_module("dlc.codegen.llvm_jit").load_objects(images)
+    return code
+
+
+def native_runtime(compile_text: Callable[[str, CpuTarget], bytes]) -> NativeRuntime:
     """Return the process's pool and dispatcher functions, compiled on first use.
 
     ``compile_text`` makes the object code, for example through a cache.
     """
     with _lock:
         if not _runtime:
-            target = host_target("generic")
+            target = find_target("generic")
             texts = (dispatcher_text(platform.machine()), python_poll_text())
             code = load_objects([compile_text(text, target) for text in texts])
             addresses = {symbol: code.address(symbol) for symbol in (*EXPORTS, *PYTHON_EXPORTS)}
             _runtime.append(NativeRuntime.from_addresses(addresses, code))
         return _runtime[0]
+
+
+def find_target(restriction: str = "") -> CpuTarget:
+    """Return the host as a target, as ``codegen.llvm_target.host_target`` does, from the code cache if it is there."""
+    if not config.cache_enabled():
+        return _inspect(restriction)
+    parts = {"processor": _processor(), "restriction": restriction, "compiler": compiler_digest()}
+    key = make_key("target", parts)
+    cache = CodeCache()
+    entry = cache.load(key)
+    if entry is not None:
+        facts = entry.metadata["target"]
+        return CpuTarget(**{**facts, "features": tuple(facts["features"]), **cache_sizes()})
+    target = _inspect(restriction)
+    cache.store(key, {"target": asdict(target)})
+    return target
+
+
+def _inspect(restriction: str) -> CpuTarget:
+    target: CpuTarget = import_module("dlc.codegen.llvm_target").host_target(restriction)
+    return target
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    """Return all that decides what the processor and the system offer, the permission to use tiles included."""
+    lines = _first_processor().splitlines()
+    fields = [line for line in lines if line.partition("\t")[0].strip().partition(":")[0] in _IDENTITY]
+    tiles = tiles_permitted() if any("amx_tile" in line for line in fields) else False
+    system = os.uname()
+    return "\n".join([system.sysname, system.release, system.machine, *fields, f"tiles {tiles}"])
+
+
+def _first_processor() -> str:
+    """The first few kilobytes of /proc/cpuinfo: the whole of it takes long on large machines."""
+    try:
+        descriptor = os.open("/proc/cpuinfo", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return platform.processor()
+    try:
+        return os.read(descriptor, 8192).decode("utf-8", "replace").partition("\n\n")[0]
+    finally:
+        os.close(descriptor)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dlc import config
-from dlc.driver.store import compiler_digest
+from dlc.driver.identity import compiler_digest
 from dlc.errors import DlcError
 from dlc.ir.graph import Graph, InputSpec, Role
 from dlc.ir.interface import DeferredGraph, Interface, digest_of, interface_of

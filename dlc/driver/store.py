@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
+from importlib import import_module
 
 from dlc import config
-from dlc.codegen.llvm_jit import compile_module
-from dlc.codegen.llvm_target import llvm_version
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact
+from dlc.driver.identity import compiler_digest
 from dlc.driver.options import CompileOptions
 from dlc.ir.graph import Graph, Role
 from dlc.ir.interface import digest_of, interface_of
 from dlc.runtime.cache import CacheKey, CodeCache, make_key
 from dlc.runtime.file_arrays import fetch
 from dlc.runtime.plan_json import plan_from_json, plan_to_json
-
-PACKAGE = Path(__file__).parent.parent
-COMPILER_FOLDERS = ("ir", "passes", "codegen", "driver", "runtime")
-
-
-@lru_cache(maxsize=1)
-def compiler_digest() -> str:
-    """Return a digest of the compiler's own sources and of llvmlite's version: other compilers make other code."""
-    hasher = hashlib.sha256(llvm_version().encode())
-    for name in sorted(name for folder in COMPILER_FOLDERS for name in _sources(folder)):
-        hasher.update(name.encode())
-        with open(PACKAGE / name, "rb", buffering=0) as file:
-            hasher.update(file.read())
-    return hasher.hexdigest()
-
-
-def _sources(folder: str) -> Iterator[str]:
-    """Yield the Python files in a folder of the package, relative to the package."""
-    for entry in os.scandir(PACKAGE / folder):
-        name = f"{folder}/{entry.name}"
-        if entry.is_dir():
-            yield from _sources(name)
-        elif name.endswith(".py"):
-            yield name
 
 
 def artifact_key(
@@ -113,12 +86,17 @@ def store_artifact(key: CacheKey, artifact: Artifact) -> None:
 def compile_cached(text: str, target: CpuTarget) -> bytes:
     """Compile a module, or take its object code from the cache: the second level, shared by all graphs."""
     if not config.cache_enabled():
-        return compile_module(text, target)
+        return _compile(text, target)
     key = make_key("object", {"text": text, "target": repr(target), "compiler": compiler_digest()})
     cache = CodeCache()
     entry = cache.load(key)
     if entry is not None:
         return bytes(entry.blobs["object"])
-    image = compile_module(text, target)
+    image = _compile(text, target)
     cache.store(key, {}, {"object": image})
+    return image
+
+
+def _compile(text: str, target: CpuTarget) -> bytes:
+    image: bytes = import_module("dlc.codegen.llvm_jit").compile_module(text, target)
     return image
