@@ -1,4 +1,4 @@
-"""Where initial arrays lie in files, so that a later process finds them there without parsing anything.
+"""Where arrays lie in files, so that a later process finds them there without parsing anything, and reading them.
 
 Knows files by their state, as git and make do, and no format of any.
 """
@@ -6,6 +6,7 @@ Knows files by their state, as git and make do, and no format of any.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ import numpy as np
 from dlc.ir.types import TensorType
 
 _SETTLED_NS = 2_000_000_000
+_PIECE = 8 << 20
+
+FilePart = tuple[int, memoryview, int]
+"""An open file's descriptor, the memory to fill, and the offset in the file."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +75,44 @@ def find_place(
         if region.address <= address and address + array.nbytes <= region.address + region.nbytes:
             return Place(files.index(region.file), region.offset + address - region.address, type_)
     return None
+
+
+def read_parts(parts: Sequence[FilePart]) -> None:
+    """Fill the memory of every part from its file, on two threads if they are large.
+
+    Raises OSError if a file cannot be read or ends before.
+    """
+    pieces = [
+        (descriptor, memory[at : at + _PIECE], offset + at)
+        for descriptor, memory, offset in parts
+        for at in range(0, len(memory), _PIECE)
+    ]
+    if sum(len(memory) for _, memory, _ in pieces) <= 2 * _PIECE:
+        _read_pieces(pieces)
+        return
+    faults: list[OSError] = []
+
+    def help_out() -> None:
+        try:
+            _read_pieces(pieces[1::2])
+        except OSError as fault:
+            faults.append(fault)
+
+    helper = threading.Thread(target=help_out)
+    helper.start()
+    try:
+        _read_pieces(pieces[::2])
+    finally:
+        helper.join()
+    if faults:
+        raise faults[0]
+
+
+def _read_pieces(pieces: Sequence[FilePart]) -> None:
+    for descriptor, memory, offset in pieces:
+        done = 0
+        while done < len(memory):
+            count = os.preadv(descriptor, [memory[done:]], offset + done)
+            if count <= 0:
+                raise OSError("the file has become shorter")
+            done += count

@@ -6,18 +6,15 @@ Reads places of open files into aligned memory, on two threads. It must not know
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from dlc.errors import DlcError
-from dlc.ir.provenance import FileState, Place, file_state
+from dlc.ir.provenance import FilePart, FileState, Place, file_state, read_parts
 from dlc.ir.types import TensorType
 from dlc.runtime.buffers import empty
-
-_PIECE = 8 << 20
 
 
 class FileArrays(Mapping[str, np.ndarray]):
@@ -55,15 +52,17 @@ class FileArrays(Mapping[str, np.ndarray]):
             if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):
                 raise DlcError(f"{file.path} was written to after it was loaded; load it again")
         arrays = {name: self._held[name] for name in names if name in self._held}
-        pieces: list[tuple[int, memoryview, int]] = []
+        parts: list[FilePart] = []
         for name in names:
             if name in self._places:
                 place = self._places[name]
                 arrays[name] = _room(place.type)
                 memory = arrays[name].reshape(-1).view(np.uint8).data
-                for at in range(0, len(memory), _PIECE):
-                    pieces.append((self._descriptors[place.file], memory[at : at + _PIECE], place.offset + at))
-        _read_all(pieces)
+                parts.append((self._descriptors[place.file], memory, place.offset))
+        try:
+            read_parts(parts)
+        except OSError as error:
+            raise DlcError(f"weights cannot be read again: {error}; load the model again") from error
         for array in arrays.values():
             array.setflags(write=False)
         return arrays
@@ -78,39 +77,6 @@ def fetch(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, n
 
 def _room(type_: TensorType) -> np.ndarray:
     return empty(tuple(dim for dim in type_.shape if isinstance(dim, int)), type_.dtype.numpy)
-
-
-def _read_all(pieces: list[tuple[int, memoryview, int]]) -> None:
-    """Fill every piece from its file and offset; DlcError if a file has become too short."""
-    faults: list[BaseException] = []
-
-    def work(share: list[tuple[int, memoryview, int]]) -> None:
-        try:
-            for descriptor, memory, offset in share:
-                read_into(descriptor, memory, offset)
-        except (OSError, DlcError) as fault:
-            faults.append(fault)
-
-    helper = None
-    if sum(len(memory) for _, memory, _ in pieces) > 2 * _PIECE:
-        helper = threading.Thread(target=work, args=(pieces[1::2],))
-        helper.start()
-        pieces = pieces[::2]
-    work(pieces)
-    if helper is not None:
-        helper.join()
-    if faults:
-        raise DlcError(f"weights cannot be read again: {faults[0]}; load the model again") from faults[0]
-
-
-def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
-    """Fill ``memory`` from an open file; OSError if that ends before."""
-    done = 0
-    while done < len(memory):
-        count = os.preadv(descriptor, [memory[done:]], offset + done)
-        if count <= 0:
-            raise OSError("the file has become shorter")
-        done += count
 
 
 def _close(descriptors: Sequence[int]) -> None:

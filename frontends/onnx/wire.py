@@ -7,12 +7,13 @@ unusual is left to the protobuf parser.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from dlc.ir.provenance import Region, file_state
+from dlc.ir.provenance import Region, file_state, read_parts
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _LENGTH_DELIMITED = 2
@@ -32,8 +33,8 @@ class Bytes(Protocol):
     def part(self, start: int, end: int) -> bytes:
         """Return a copy of a part."""
 
-    def weight(self, start: int, end: int) -> memoryview:
-        """Return a part that holds a weight, to be kept."""
+    def weights(self, places: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return parts (start, end) that hold weights, to be kept."""
 
 
 class HeldBytes:
@@ -49,8 +50,8 @@ class HeldBytes:
     def part(self, start: int, end: int) -> bytes:
         return bytes(self._view[start:end])
 
-    def weight(self, start: int, end: int) -> memoryview:
-        return self._view[start:end]
+    def weights(self, places: Sequence[tuple[int, int]]) -> list[memoryview]:
+        return [self._view[start:end] for start, end in places]
 
 
 class FileBytes:
@@ -82,18 +83,19 @@ class FileBytes:
             start += len(piece)
         return b"".join(pieces)
 
-    def weight(self, start: int, end: int) -> memoryview:
-        room = np.empty(end - start + _ALIGNMENT, np.uint8)
-        first = -room.ctypes.data % _ALIGNMENT
-        target = room[first : first + end - start].data
-        done = 0
-        while done < len(target):
-            count = os.preadv(self._descriptor, [target[done:]], start + done)
-            if count <= 0:
-                raise UnusualLayout
-            done += count
-        self.regions.append(Region(room.ctypes.data + first, len(target), self.state, start))
-        return target.toreadonly()
+    def weights(self, places: Sequence[tuple[int, int]]) -> list[memoryview]:
+        found = []
+        for start, end in places:
+            room = np.empty(end - start + _ALIGNMENT, np.uint8)
+            first = -room.ctypes.data % _ALIGNMENT
+            found.append(room[first : first + end - start])
+        try:
+            read_parts([(self._descriptor, room.data, start) for room, (start, _) in zip(found, places, strict=True)])
+        except OSError as error:
+            raise UnusualLayout from error
+        for room, (start, end) in zip(found, places, strict=True):
+            self.regions.append(Region(room.ctypes.data, end - start, self.state, start))
+        return [room.data.toreadonly() for room in found]
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _split(data: Bytes) -> SplitModel:
     pieces.append(data.part(copied, end))
     length = sum(len(p) for p in pieces)
     model = b"".join([data.part(0, tag), _header(_GRAPH, length), *pieces, data.part(end, data.size)])
-    return SplitModel(model, {number: data.weight(*place) for number, place in places.items()})
+    return SplitModel(model, dict(zip(places, data.weights(list(places.values())), strict=True)))
 
 
 def _raw_data(data: Bytes, start: int, end: int) -> tuple[int, int, int] | None:

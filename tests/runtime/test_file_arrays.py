@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dlc.errors import DlcError
+from dlc.ir import provenance
 from dlc.ir.provenance import Place, Region, file_state, find_place
 from dlc.ir.types import tensor_type
-from dlc.runtime import file_arrays
 from dlc.runtime.file_arrays import FileArrays, fetch
 
 
@@ -32,7 +32,7 @@ def arrays_of(path, numbers, **held):
 
 @pytest.mark.parametrize("piece", [1 << 30, 1000])
 def test_places_are_read_into_aligned_memory(stored, numbers, monkeypatch, piece):
-    monkeypatch.setattr(file_arrays, "_PIECE", piece)
+    monkeypatch.setattr(provenance, "_PIECE", piece)
     arrays = arrays_of(stored, numbers, scale=np.float32(2).reshape(()))
     assert sorted(arrays) == ["row", "scale", "w"] and len(arrays) == 3
     found = fetch(arrays, ["w", "scale"])
