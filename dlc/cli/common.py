@@ -14,7 +14,7 @@ import numpy as np
 
 from dlc.cli.arrays import read_arrays
 from dlc.cli.output import note, working
-from dlc.driver.options import binding_from_shapes, graph_symbols
+from dlc.driver.options import PRECISIONS, binding_from_shapes, graph_symbols
 from dlc.errors import DlcError, InputError
 from dlc.facade import compile as compile_model
 from dlc.facade import load
@@ -44,6 +44,13 @@ class OutputPath(click.Path):
         return path
 
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=PRECISIONS[0],
+    show_default=True,
+    help="Precision of matrix products and convolutions.",
+)
 _model = click.argument("model")
 _shape = click.option(
     "--shape", "shape_texts", multiple=True, metavar="NAME=D0,D1,...", help="Give an input its shape; may be repeated."
@@ -156,10 +163,10 @@ def find_model_and_inputs(
     return found, arrays
 
 
-def compiled(found: Model, threads: int | None, dump: Path | None = None) -> Executable:
+def compiled(found: Model, threads: int | None, dump: Path | None = None, precision: str = PRECISIONS[0]) -> Executable:
     """Compile a model whose dimensions are bound, showing on a terminal that this goes on."""
     with working(f"compiling {found.name}"):
-        executable = compile_model(found.graph, threads=threads, dump=dump)
+        executable = compile_model(found.graph, threads=threads, precision=precision, dump=dump)
     assert isinstance(executable, Executable)
     return executable
 

@@ -18,6 +18,7 @@ from dlc.cli.common import (
     inputs_option,
     json_option,
     model_options,
+    precision_option,
     tolerance_option,
 )
 from dlc.cli.contenders import PEERS, Request, find_contender
@@ -46,6 +47,7 @@ def reference_results(
 
 @click.command("compare")
 @model_options
+@precision_option
 @click.option(
     "--ref",
     "reference",
@@ -62,6 +64,7 @@ def command(
     shape_texts: tuple[str, ...],
     threads: int | None,
     seed: int,
+    precision: str,
     reference: str,
     inputs_path: Path | None,
     tolerance: float,
@@ -70,7 +73,7 @@ def command(
     """Compare MODEL's compiled results with a reference. Exit status 1 if an output differs."""
     found, feeds = find_model_and_inputs(model, shape_texts, seed, inputs_path)
     threads = threads or config.num_threads()
-    mine = compiled(found, threads).run(feeds)
+    mine = compiled(found, threads, precision=precision).run(feeds)
     with working(f"running {found.name} in {reference}"):
         theirs = reference_results(found, feeds, reference, threads)
     gaps = {name: difference(mine[name], theirs[name]) for name in mine}

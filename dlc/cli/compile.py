@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dlc.cli.common import compiled, find_model, json_option, model_options, parse_shapes
+from dlc.cli.common import compiled, find_model, json_option, model_options, parse_shapes, precision_option
 from dlc.cli.output import count_text, say, size_text, table, write_json
 
 SHOWN_BUFFERS = 4
@@ -14,6 +14,7 @@ SHOWN_BUFFERS = 4
 
 @click.command("compile")
 @model_options
+@precision_option
 @click.option(
     "--dump",
     type=click.Path(path_type=Path, file_okay=False),
@@ -25,12 +26,13 @@ def command(
     shape_texts: tuple[str, ...],
     threads: int | None,
     seed: int,
+    precision: str,
     dump: Path | None,
     json_path: str | None,
 ) -> None:
     """Compile MODEL; show phase times, code size and predicted peak memory. The result stays in the code cache."""
     found = find_model(model, parse_shapes(shape_texts), seed)
-    report = compiled(found, threads, dump).report
+    report = compiled(found, threads, dump, precision).report
     facts = {
         "model": found.name,
         "cache": report.cache,

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from dlc.cli.common import OutputPath, compiled, find_model, generated_inputs, model_options, parse_shapes
+from dlc.cli.common import (
+    OutputPath,
+    compiled,
+    find_model,
+    generated_inputs,
+    model_options,
+    parse_shapes,
+    precision_option,
+)
 from dlc.cli.output import say, table, working
 from dlc.runtime.profile import profile
 
@@ -20,6 +28,7 @@ def shortened(label: str) -> str:
 
 @click.command("profile")
 @model_options
+@precision_option
 @click.option("--top", type=click.IntRange(1), default=25, show_default=True, help="How many steps to show.")
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Runs to take the median of.")
 @click.option("--trace", type=OutputPath(), help="Write a trace for Perfetto or chrome://tracing.")
@@ -28,13 +37,14 @@ def command(
     shape_texts: tuple[str, ...],
     threads: int | None,
     seed: int,
+    precision: str,
     top: int,
     runs: int,
     trace: str | None,
 ) -> None:
     """Show the time that each step of MODEL takes, with GFLOP/s and GB/s."""
     found = find_model(model, parse_shapes(shape_texts), seed)
-    executable = compiled(found, threads)
+    executable = compiled(found, threads, precision=precision)
     with working(f"running {found.name}"):
         result = profile(executable, generated_inputs(found.graph, seed), runs=runs)
     rows = [

@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from dlc.cli.arrays import write_arrays
-from dlc.cli.common import OutputPath, compiled, find_model_and_inputs, inputs_option, model_options
+from dlc.cli.common import OutputPath, compiled, find_model_and_inputs, inputs_option, model_options, precision_option
 from dlc.cli.output import say, table
 from dlc.tools import interpret
 
@@ -26,6 +26,7 @@ def describe(name: str, array: np.ndarray) -> list[object]:
 
 @click.command("run")
 @model_options
+@precision_option
 @inputs_option
 @click.option("-o", "--outputs", "outputs_path", type=OutputPath(), help="Where to write the results (.npz).")
 @click.option("--interpreter", is_flag=True, help="Run the NumPy interpreter instead of compiled code.")
@@ -34,13 +35,17 @@ def command(
     shape_texts: tuple[str, ...],
     threads: int | None,
     seed: int,
+    precision: str,
     inputs_path: Path | None,
     outputs_path: str | None,
     interpreter: bool,
 ) -> None:
     """Run MODEL once and show, or write, its results."""
     found, feeds = find_model_and_inputs(model, shape_texts, seed, inputs_path)
-    results = interpret(found.graph, feeds) if interpreter else compiled(found, threads).run(feeds)
+    if interpreter:
+        results = interpret(found.graph, feeds)
+    else:
+        results = compiled(found, threads, precision=precision).run(feeds)
     rows = [describe(name, array) for name, array in results.items()]
     table("results", ["output", "dtype", "shape", "min#", "mean#", "max#", "finite"], rows)
     if outputs_path is not None:

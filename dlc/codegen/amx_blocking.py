@@ -62,6 +62,7 @@ def fits_amx(problem: Problem, target: CpuTarget, panels_from: str) -> bool:
         and target.has("amx-bf16")
         and target.has_masks
         and problem.dtype is float32
+        and not problem.pairs
         and not problem.spread
         and panels_from in (PACKED, LOCAL)
         and problem.depth_count >= SHORTEST_DEPTH

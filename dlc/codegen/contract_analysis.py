@@ -15,7 +15,7 @@ from dlc.ir.contraction import ContractSpec, DimIndex, Group, group_shape, side_
 from dlc.ir.epilogue import ACCUMULATOR, Epilogue
 from dlc.ir.expr import Expr, Read, Var, substitute, walk
 from dlc.ir.simplify import Simplifier, linear_index
-from dlc.ir.types import DType, TensorType
+from dlc.ir.types import DType, TensorType, uint16, uint32
 
 LHS, RHS, OUT, FIRST_READ = 0, 1, 2, 3
 """Positions in ``LoopAxis.strides``: the operands, the output, then the epilogue's reads in order."""
@@ -46,7 +46,11 @@ class Problem:
     output, ``columns`` in the other (``panel_operand``) and the output, ``depth`` is summed over. Axes of a
     kind stand outermost first. With ``spread`` the last column axis is in the row operand, too (a batch axis
     along which everything is contiguous: the channels of a depthwise convolution). ``body`` is the epilogue
-    with ``Var("read<k>")`` for ``reads[k]``.
+    with ``Var("read<k>")`` for ``reads[k]``. ``dtype`` is that of products and sums.
+
+    With ``pairs`` operands are bfloat16 and the innermost depth axis counts pairs of neighbours in the row operand
+    (see ``contract_pairs``); the last pair is half a pair where ``odd``. ``panel_bits`` bits of the panel operand
+    are then the unit of its strides.
     """
 
     batch: tuple[LoopAxis, ...]
@@ -61,6 +65,24 @@ class Problem:
     out_dtype: DType
     reads: tuple[EpilogueRead, ...]
     spread: bool = False
+    pairs: bool = False
+    odd: bool = False
+    panel_bits: int = 0
+
+    @property
+    def row_dtype(self) -> DType:
+        """What the row operand's buffer holds."""
+        return uint16 if self.pairs else self.dtype
+
+    @property
+    def panel_dtype(self) -> DType:
+        """What the panel operand's buffer holds."""
+        return (uint16 if self.panel_bits == 16 else uint32) if self.pairs else self.dtype
+
+    @property
+    def packed_dtype(self) -> DType:
+        """What packed panels hold."""
+        return uint32 if self.pairs else self.dtype
 
     @property
     def row_count(self) -> int:
@@ -81,7 +103,8 @@ class Problem:
     @property
     def flops(self) -> int:
         """Multiplications and additions."""
-        return 2 * self.batch_count * self.row_count * self.column_count * self.depth_count
+        steps = 2 * self.batch_count * self.row_count * self.column_count * self.depth_count
+        return 2 * steps if self.pairs else steps
 
     @property
     def plain(self) -> bool:

@@ -168,7 +168,8 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
     if panels_from == DIRECT and not problem.spread:
         tile = _wide_tile(target, tile, problem.row_count, column.extent)
     panels = -(-column.extent // tile.width)
-    levels = merge(problem.depth, [problem.row_operand]) if panels_from == PACKED else problem.depth
+    merged = panels_from == PACKED and not problem.odd
+    levels = merge(problem.depth, [problem.row_operand]) if merged else problem.depth
     if not levels:
         levels = (LoopAxis(1, (0,) * (OUT + 1 + len(problem.reads))),)
     flat, tiles, tile_count = _row_tiles(problem, tile)
@@ -251,7 +252,9 @@ def _staging(problem: Problem, flat: bool, panels: int, conflicting: bool) -> st
     row, itemsize = problem.row_operand, problem.dtype.itemsize
     if conflicting:
         return COPIED if panels >= LEAST_COPIED_PANELS else ""
-    if flat or problem.spread or not problem.rows or problem.rows[-1].strides[row] != 1 or not problem.depth:
+    if flat or problem.spread or problem.pairs or not problem.rows or not problem.depth:
+        return ""
+    if problem.rows[-1].strides[row] != 1:
         return ""
     apart = problem.depth[-1].strides[row] * itemsize
     return GATHERED if (panels >= 2 and apart >= 1024) or (panels >= 4 and apart >= 512) else ""
@@ -271,7 +274,7 @@ def _row_tiles(problem: Problem, tile: RegisterTile) -> tuple[bool, Split, int]:
 
 def can_block(problem: Problem) -> bool:
     """Whether the depth may be cut: partial sums are kept in the output, which few rows do not repay."""
-    return problem.out_dtype is problem.dtype and problem.row_count > 32
+    return problem.out_dtype is problem.dtype and problem.row_count > 32 and not problem.odd
 
 
 def _depth_blocking(

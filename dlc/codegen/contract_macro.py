@@ -73,8 +73,10 @@ class MacroKernel:
         """Return the kernel; ``panel_size`` is the number of elements of the panel buffer."""
         problem, blocking = self.problem, self.blocking
         buffers = [
-            Buffer("rows", problem.dtype, problem.sizes[problem.row_operand]),
-            Buffer("panel", problem.dtype, panel_size),
+            Buffer("rows", problem.row_dtype, problem.sizes[problem.row_operand]),
+            Buffer(
+                "panel", problem.packed_dtype if blocking.panels_from == PACKED else problem.panel_dtype, panel_size
+            ),
             Buffer("out", problem.out_dtype, problem.sizes[OUT], writable=True),
         ]
         for number, read in enumerate(problem.reads):
@@ -129,7 +131,7 @@ class MacroKernel:
             statements.insert(0, Alloc(Buffer("staged", self.problem.dtype, size, Space.LOCAL)))
         if blocking.panels_from == LOCAL:
             size = blocking.block_panels * blocking.pass_depth * blocking.tile.width
-            statements.insert(0, Alloc(Buffer("packed", self.problem.dtype, size, Space.LOCAL)))
+            statements.insert(0, Alloc(Buffer("packed", self.problem.packed_dtype, size, Space.LOCAL)))
         if blocking.passes > 1:
             statements = [For(Var("pass"), const(blocking.passes), LoopKind.SERIAL, tuple(statements))]
         return statements
@@ -373,6 +375,8 @@ class MacroKernel:
             prefetch=0 if problem.spread else PREFETCH_STEPS,
             crossing=blocking.panels_from == DIRECT and not problem.spread and self._crosses_lines(),
             ahead=blocking.ahead,
+            pairs=problem.pairs,
+            odd=problem.odd,
         )
         out = Place(Window("out", total(maps[OUT].base, first)), maps[OUT].values(rows))
         flags = (

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from dlc.codegen.contract_analysis import LoopAxis, Problem, extent_of
 from dlc.codegen.contract_index import decode, offset, scaled, total
+from dlc.codegen.pack_pairs import paired_panel_kernel
 from dlc.ir.expr import Expr, Load, Var, apply, const, select
 from dlc.ir.kernel import Buffer, Call, For, If, Kernel, Let, LoopKind, Stmt, Store, Transpose, Window
 from dlc.ir.types import DType
@@ -23,7 +24,7 @@ UNIT, CROSSED, STRIDED = "unit", "crossed", "strided"
 
 @dataclass(frozen=True)
 class PackedPanels:
-    """The packed form of a panel operand."""
+    """The packed form of a panel operand: elements of ``dtype``, or words of pairs of 16-bit ``source`` elements."""
 
     dtype: DType
     groups: tuple[LoopAxis, ...]
@@ -34,6 +35,13 @@ class PackedPanels:
     source_size: int
     width: int
     lanes: int
+    odd: bool = False
+    source: DType | None = None
+    """What the operand's buffer holds, where that is not ``dtype``."""
+
+    @property
+    def reads(self) -> DType:
+        return self.source or self.dtype
 
     @property
     def panels(self) -> int:
@@ -61,7 +69,7 @@ def packed_panels(problem: Problem, width: int, lanes: int) -> PackedPanels:
     """Describe the packed form of the problem's panel operand in panels of ``width`` columns."""
     tensor = problem.panel_operand
     return PackedPanels(
-        dtype=problem.dtype,
+        dtype=problem.packed_dtype,
         groups=(*problem.batch, *problem.columns[:-1]),
         column=problem.columns[-1],
         depth=problem.depth,
@@ -69,6 +77,8 @@ def packed_panels(problem: Problem, width: int, lanes: int) -> PackedPanels:
         source_size=problem.sizes[tensor],
         width=width,
         lanes=lanes,
+        odd=problem.odd,
+        source=problem.panel_dtype,
     )
 
 
@@ -77,6 +87,8 @@ def pack_kernel(packed: PackedPanels, name: str) -> Kernel:
     groups, depth = packed.groups, packed.depth or (LoopAxis(1, packed.column.strides),)
     inner = extent_of(depth[1:])
     block_extent = max(1, min(depth[0].extent, ELEMENTS_PER_TASK // (packed.width * inner)))
+    if packed.odd and len(depth) == 1:
+        block_extent = depth[0].extent
     blocks = -(-depth[0].extent // block_extent)
     group, panel, block = Var("group"), Var("panel"), Var("block")
     first = scaled(block, block_extent)
@@ -104,7 +116,7 @@ def pack_kernel(packed: PackedPanels, name: str) -> Kernel:
     for var, extent in ((block, blocks), (panel, packed.panels), (group, extent_of(groups))):
         body = (For(var, const(extent), LoopKind.PARALLEL, body),)
     buffers = (
-        Buffer("source", packed.dtype, packed.source_size),
+        Buffer("source", packed.reads, packed.source_size),
         Buffer("packed", packed.dtype, packed.size, writable=True),
     )
     return Kernel(name, buffers, (), body)
@@ -122,7 +134,11 @@ def call_panel_kernel(
         form = CROSSED
     else:
         form = STRIDED
-    kernel = panel_kernel(packed.dtype, packed.lanes, packed.width // packed.lanes, form, ragged, len(levels))
+    vectors = packed.width // packed.lanes
+    if packed.reads is packed.dtype:
+        kernel = panel_kernel(packed.dtype, packed.lanes, vectors, form, ragged, len(levels))
+    else:
+        kernel = paired_panel_kernel(packed.lanes, vectors, stride == 1, ragged, packed.odd, len(levels))
     scalars = [value for level in levels for value in level]
     if stride != 1:
         scalars.append(const(stride))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from math import prod
 
 from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
 from dlc.codegen.amx_macro import amx_kernel
@@ -13,6 +14,8 @@ from dlc.codegen.contract_dot import dot_kernel, fits_dot, sides
 from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel
 from dlc.codegen.contract_macro import macro_kernel
 from dlc.codegen.contract_pack import pack_kernel, packed_panels
+from dlc.codegen.contract_pairs import paired, pairs_pay
+from dlc.codegen.copy import copy_kernel
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_blocking import WinogradBlocking, choose_winograd
 from dlc.codegen.winograd_macro import WinogradKernel
@@ -22,7 +25,7 @@ from dlc.codegen.winograd_watch import limit_kernel
 from dlc.ir.contraction import ContractSpec, group_shape
 from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
-from dlc.ir.types import TensorType, float32, float64
+from dlc.ir.types import DType, TensorType, bfloat16, float32, float64
 
 FEW_VECTORS = 3
 """With at most so many vectors on one side, dot products read the other side once and need no packing."""
@@ -40,19 +43,22 @@ def lower_contraction(
     target: CpuTarget,
     threads: int,
     constants: frozenset[int] = frozenset(),
+    result: DType | None = None,
 ) -> Lowered:
-    """Return the kernel calls that compute ``epilogue(contract(lhs, rhs))``.
+    """Return the kernel calls that compute ``epilogue(contract(lhs, rhs))``, products added in ``result``.
 
     Inputs of the result are lhs, rhs, then the epilogue's; its one output has the shape of the output side.
     ``constants`` numbers the operands (0, 1) known to be the same in every run: packing them costs nothing.
     """
     extents = {name: int(extent) for name, extent in extents.items()}
     label = _label(spec, extents, lhs, rhs, epilogue)
+    if result is not None and result is not lhs.dtype:
+        return _of_halves(spec, extents, lhs, rhs, epilogue, target, threads, constants, label, result)
     problem = None
     if lhs.dtype in (float32, float64) and 0 not in (extents[name] for name in spec.axes):
         problem = analyze(spec, extents, lhs, rhs, epilogue)
         if problem is None:
-            return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label)
+            return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label, lhs.dtype)
         if _wants_dot(problem, constants):
             return _dots(problem, target, threads, label)
         windows = recognise(problem)
@@ -90,7 +96,7 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
     if panels_from == PACKED:
         panels = packed_panels(problem, tile.width, tile.lanes)
         size = panels.size
-        temporaries = (TensorType(problem.dtype, (size,)),)
+        temporaries = (TensorType(problem.packed_dtype, (size,)),)
         source, panel = panel, Operand(OperandKind.TEMPORARY, 0)
         calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
     if amx_pays(problem, target, threads, panels_from):
@@ -126,6 +132,38 @@ def _winograd(found: WinogradProblem, blocking: WinogradBlocking, target: CpuTar
     return Lowered(tuple(calls), temporaries, in_place)
 
 
+def _of_halves(
+    spec: ContractSpec,
+    extents: Mapping[str, int],
+    lhs: TensorType,
+    rhs: TensorType,
+    epilogue: Epilogue,
+    target: CpuTarget,
+    threads: int,
+    constants: frozenset[int],
+    label: str,
+    result: DType,
+) -> Lowered:
+    """Operands narrower than the sums: bfloat16 by pairs where the target multiplies them, else widened first."""
+    if lhs.dtype is bfloat16 and result is float32 and 0 not in extents.values():
+        problem = analyze(spec, extents, lhs, rhs, epilogue)
+        if problem is None:
+            return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label, result)
+        pairs = paired(problem)
+        if pairs is not None and pairs_pay(pairs, target, constants):
+            return _panels(pairs, target, threads, constants, label)
+    wide = TensorType(result, lhs.shape), TensorType(result, rhs.shape)
+    lowered = lower_contraction(spec, extents, wide[0], wide[1], epilogue, target, threads, constants)
+    places = [Operand(OperandKind.TEMPORARY, len(lowered.temporaries) + k) for k in range(2)]
+    sizes = [prod(int(d) for d in t.shape) for t in wide]  # type: ignore[call-overload]
+    calls = [
+        KernelCall(copy_kernel(lhs.dtype, size, target, result), (_input(k), places[k])) for k, size in enumerate(sizes)
+    ]
+    moves = {_input(k): place for k, place in enumerate(places)}
+    calls += [KernelCall(c.kernel, tuple(moves.get(o, o) for o in c.operands), c.flops) for c in lowered.calls]
+    return Lowered(tuple(calls), (*lowered.temporaries, *wide), lowered.in_place)
+
+
 def _wants_dot(problem: Problem, constants: frozenset[int]) -> bool:
     """Vectors along the depth pay where one side has few vectors and the other would have to be packed for them."""
     if not fits_dot(problem) or problem.spread:
@@ -152,7 +190,7 @@ def _panels_from(problem: Problem, constants: frozenset[int]) -> str:
         return DIRECT
     if problem.panel_operand in constants:
         return PACKED
-    if problem.columns[-1].strides[problem.panel_operand] == 1 and _reads_in_place(problem):
+    if not problem.pairs and problem.columns[-1].strides[problem.panel_operand] == 1 and _reads_in_place(problem):
         return DIRECT
     return LOCAL if can_block(problem) or problem.depth_count <= MOST_LOCAL_DEPTH else PACKED
 
@@ -175,10 +213,11 @@ def _two_steps(
     threads: int,
     constants: frozenset[int],
     label: str,
+    result: DType,
 ) -> Lowered:
     """The contraction into a temporary, then the epilogue in a kernel of its own."""
-    first = lower_contraction(spec, extents, lhs, rhs, no_epilogue(lhs.dtype), target, threads, constants)
-    between = TensorType(lhs.dtype, group_shape(spec.output, extents))
+    first = lower_contraction(spec, extents, lhs, rhs, no_epilogue(result), target, threads, constants, result)
+    between = TensorType(result, group_shape(spec.output, extents))
     place = Operand(OperandKind.TEMPORARY, len(first.temporaries))
     calls = [
         KernelCall(call.kernel, tuple(place if o == OUTPUT else o for o in call.operands), call.flops)

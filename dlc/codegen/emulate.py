@@ -21,7 +21,7 @@ from dlc.errors import VerificationError
 from dlc.ir.kernel import Kernel
 from dlc.ir.scalar import SCALAR_OPS, cast_array
 from dlc.ir.text_kernel import print_kernel
-from dlc.ir.types import DTYPES, DType, bfloat16, float16, float32
+from dlc.ir.types import DTYPES, DType, bfloat16, float16, float32, uint16, uint32
 
 
 class Array:
@@ -112,6 +112,13 @@ def fma(a: Any, b: Any, c: Any) -> Any:
         return np.float64(np.inf if exact > 0 else -np.inf)
 
 
+def fma_pairs(a: Any, b: Any, c: Any) -> Any:
+    """Add the products of the two bfloat16 numbers in each word, those in the upper halves first."""
+    upper, lower = np.uint32(0xFFFF0000), np.uint32(16)
+    c = fma((a & upper).view(np.float32), (b & upper).view(np.float32), c)
+    return fma((a << lower).view(np.float32), (b << lower).view(np.float32), c)
+
+
 def horizontal(function: Callable[..., Any], array: Array, index: Any, width: int) -> Any:
     """Combine ``width`` elements by a halving tree."""
     values = [array[index + lane] for lane in range(width)]
@@ -163,12 +170,27 @@ def _nothing(*_: Any) -> None:
 _NAMESPACE: dict[str, Any] = (
     {name: _Type(dtype) for name, dtype in DTYPES.items()}
     | {name: _lift(op.evaluate) for name, op in SCALAR_OPS.items()}
-    | {"cast": cast, "fma": fma, "horizontal": horizontal, "window": window, "local": local, "shared": local}
+    | {
+        "cast": cast,
+        "fma": fma,
+        "fma_pairs": fma_pairs,
+        "horizontal": horizontal,
+        "window": window,
+        "local": local,
+        "shared": local,
+    }
     | {"vector": _vector, "prefetch": _nothing, "transpose": transpose, "barrier": _nothing}
     | {kind: range for kind in ("parallel", "unroll", "grid", "block")}
     | {"inf": float("inf"), "nan": float("nan")}
     | TILE_FUNCTIONS
 )
+
+
+def _bits(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """Return a bfloat16 array as the 16 or 32-bit words in which a kernel may read it."""
+    if array.dtype == bfloat16.numpy and dtype in (uint16, uint32) and array.flags.c_contiguous:
+        return array.reshape(-1).view(dtype.numpy)
+    return array
 
 
 @lru_cache(maxsize=256)
@@ -183,13 +205,16 @@ def _compiled(text: str) -> dict[str, Any]:
 def emulate(kernel: Kernel, arrays: Sequence[np.ndarray], scalars: Sequence[int] = ()) -> None:
     """Run ``kernel`` on ``arrays``, one per buffer in order (C-contiguous, any rank), in place.
 
+    A bfloat16 array may be bound to a buffer of uint16 or uint32: its elements, or pairs of them, as bits.
+
     Raises:
         VerificationError: an array does not fit its buffer, an index is out of bounds, or a dtype is wrong.
     """
     if len(arrays) != len(kernel.buffers):
         raise VerificationError(f"kernel {kernel.name} wants {len(kernel.buffers)} arrays, not {len(arrays)}")
     windows = []
-    for buffer, array in zip(kernel.buffers, arrays, strict=True):
+    for buffer, given in zip(kernel.buffers, arrays, strict=True):
+        array = _bits(given, buffer.dtype)
         if array.dtype != buffer.dtype.numpy or not array.flags.c_contiguous:
             raise VerificationError(
                 f"kernel {kernel.name}: {buffer.name} wants contiguous {buffer.dtype}, not {array.dtype}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dlc.codegen import llvm_index
 from dlc.codegen.llvm_expr import evaluate, evaluate_deep
 from dlc.codegen.llvm_memory import address, conflicts, load, prefetch, store, transpose
+from dlc.codegen.llvm_pairs import accumulate_pairs
 from dlc.codegen.llvm_scalar import BASIC, call
 from dlc.codegen.llvm_state import Callee, FunctionState, Memory, ModuleState
 from dlc.codegen.llvm_tiles import TILE_STATEMENTS
@@ -251,6 +252,10 @@ def _store(s: FunctionState, statement: Store) -> None:
 def _accumulate(s: FunctionState, statement: Accumulate) -> None:
     memory = _writable(s, statement.buffer)
     product = statement.value
+    if statement.op == "fma_pairs":
+        accumulate_pairs(s, memory, statement)
+        s.wrote()
+        return
     fused = statement.op == "fma"
     if fused and not (isinstance(product, Apply) and product.op == "mul"):
         raise CompileError(f"kernel {s.kernel.name}: fma into {statement.buffer!r} wants a product")

@@ -18,6 +18,18 @@ def _has_float16(s: FunctionState) -> bool:
 
 def from_bits16(s: FunctionState, bits: str, dtype: DType, lanes: int) -> str:
     """Widen 16 stored bits to float32, exactly."""
+    wide = _widened(s, bits, dtype, lanes)
+    s.halves[dtype, wide] = bits
+    return wide
+
+
+def to_bits16(s: FunctionState, text: str, dtype: DType, lanes: int) -> str:
+    """Round float32 to the nearest value of ``dtype`` (ties to even); return its 16 bits."""
+    known = s.halves.get((dtype, text))
+    return _rounded(s, text, dtype, lanes) if known is None else known
+
+
+def _widened(s: FunctionState, bits: str, dtype: DType, lanes: int) -> str:
     kind, word, half = register_type(float32, lanes), register_type(uint32, lanes), register_type(uint16, lanes)
     if dtype is bfloat16:
         wide = s.op(f"zext {half} {bits} to {word}")
@@ -38,8 +50,7 @@ def from_bits16(s: FunctionState, bits: str, dtype: DType, lanes: int) -> str:
     return s.op(f"bitcast {word} " + s.op(f"or {word} {result}, {sign}") + f" to {kind}")
 
 
-def to_bits16(s: FunctionState, text: str, dtype: DType, lanes: int) -> str:
-    """Round float32 to the nearest value of ``dtype`` (ties to even); return its 16 bits."""
+def _rounded(s: FunctionState, text: str, dtype: DType, lanes: int) -> str:
     kind, word, half = register_type(float32, lanes), register_type(uint32, lanes), register_type(uint16, lanes)
     if dtype is not bfloat16 and _has_float16(s):
         native = half.replace("i16", "half")

@@ -75,6 +75,8 @@ class FunctionState:
         self.read_count = 0
         self.write_count = 0
         self.splats: dict[tuple[str, int], str] = {}
+        self.halves: dict[tuple[DType, str], str] = {}
+        """The 16 bits from which a register of float32 was widened: storing it again needs no rounding."""
         self.lanes = 0
         self.mask: str | None = None
         self.scratch_offset = 0

@@ -59,7 +59,8 @@ def _contract(node: Node, epilogue: Epilogue, target: CpuTarget, threads: int, c
     spec = parse_spec(node.attributes["spec"])
     extents = infer_extents(spec, lhs.shape, rhs.shape, dict(node.attributes["sizes"]))
     static = {name: int(extent) for name, extent in extents.items()}  # type: ignore[call-overload]
-    return lower_contraction(spec, static, lhs, rhs, epilogue, target, threads, constants)
+    result = node.outputs[0].type.dtype
+    return lower_contraction(spec, static, lhs, rhs, epilogue, target, threads, constants, result)
 
 
 def renumber(lowered: Lowered, numbers: Sequence[int]) -> Lowered:

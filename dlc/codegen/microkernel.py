@@ -29,7 +29,7 @@ from dlc.ir.kernel import (
     Store,
     Window,
 )
-from dlc.ir.types import DType
+from dlc.ir.types import DType, uint16, uint32
 
 ROWS_NONE, ROWS_STRIDE, ROWS_TABLE = "none", "stride", "table"
 LONG_EPILOGUE = 16
@@ -65,6 +65,8 @@ class MicroSpec:
     depth step. ``blocked`` adds the scalars ``first`` and ``last``: unless first, the tile continues from the
     output; unless last, it is stored without epilogue.
     ``adding``: the tile, without epilogue, is added to what the output holds.
+    With ``pairs`` operands are bfloat16, each depth step of the innermost level takes two neighbours of every row
+    and panels hold words of two; with ``odd`` its last step takes one.
     """
 
     dtype: DType
@@ -86,15 +88,17 @@ class MicroSpec:
     ahead: bool = False
     blocked: bool = False
     adding: bool = False
+    pairs: bool = False
+    odd: bool = False
 
     @property
     def name(self) -> str:
         """A readable name; the kernel's text is its identity."""
-        kind = "lanewise" if self.spread else "outer"
+        kind = "lanewise" if self.spread else "pairs" if self.pairs else "outer"
         parts = [kind, str(self.dtype), f"{self.rows}x{self.vectors}x{self.lanes}", f"d{self.levels}"]
         if not self.panel_width:
             parts.append("direct")
-        parts += [word for word in ("masked", "blocked", "adding") if getattr(self, word)]
+        parts += [word for word in ("masked", "blocked", "adding", "odd") if getattr(self, word)]
         return "_".join(parts)
 
 
@@ -200,7 +204,8 @@ def call_micro_kernel(
 def micro_kernel(spec: MicroSpec) -> Kernel:
     """Return the kernel: buffers rows, panel, out, the epilogue's; scalars as ``call_micro_kernel`` orders them."""
     size = spec.rows * spec.vectors * spec.lanes
-    buffers = [Buffer("rows", spec.dtype, None), Buffer("panel", spec.dtype, None)]
+    row_dtype, panel_dtype = (uint16, uint32) if spec.pairs else (spec.dtype, spec.dtype)
+    buffers = [Buffer("rows", row_dtype, None), Buffer("panel", panel_dtype, None)]
     buffers.append(Buffer("out", spec.out_dtype, None, writable=True))
     for number, form in enumerate(spec.reads):
         buffers.append(Buffer(f"e{number}", form.dtype, None, aliases="out" if form.overwritten else None))
@@ -274,6 +279,7 @@ def _depth_loops(spec: MicroSpec) -> list[Stmt]:
     """Return the loops over the depth, outermost level first; ``ka`` and ``kb`` count elements of the operands."""
     packed = spec.panel_width > 0
     body = _step(spec)
+    last = _step(spec, half=True) if spec.odd else []
     for level in reversed(range(spec.levels)):
         k = Var(f"k{level}")
         row: Expr = apply("mul", k, Var(f"da{level}"))
@@ -283,20 +289,39 @@ def _depth_loops(spec: MicroSpec) -> list[Stmt]:
             before: Expr = Var(f"kb{level - 1}")
             panel = apply("add", apply("mul", before, Var(f"n{level}")) if packed else before, panel)
         lets: list[Stmt] = [Let(Var(f"ka{level}"), row), Let(Var(f"kb{level}"), panel)]
-        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
+        if last:
+            whole = apply("sub", Var(f"n{level}"), const(1))
+            half = (Let(k, whole), *lets, *last)
+            body = [
+                For(k, whole, LoopKind.SERIAL, (*lets, *body)),
+                For(Var("half"), const(1), LoopKind.SERIAL, half),
+            ]
+            last = []
+        else:
+            body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
     return body
 
 
-def _step(spec: MicroSpec) -> list[Stmt]:
+def _pair(at: Expr, half: bool) -> Expr:
+    """Return the word of two neighbours of a row, or of one and zero."""
+    first = cast(Load("rows", at, uint16), uint32)
+    if half:
+        return first
+    second = cast(Load("rows", apply("add", at, const(1)), uint16), uint32)
+    return apply("bit_or", first, apply("shift_left", second, const(16, uint32)))
+
+
+def _step(spec: MicroSpec, half: bool = False) -> list[Stmt]:
     """Return one depth step: load the panel's vectors, then multiply each row into its accumulators."""
+    panel_dtype = uint32 if spec.pairs else spec.dtype
     deepest = spec.levels - 1
     row_depth, panel_depth = Var(f"ka{deepest}"), Var(f"kb{deepest}")
     base: Expr = apply("mul", panel_depth, const(spec.panel_width)) if spec.panel_width else panel_depth
-    statements: list[Stmt] = [Alloc(Buffer("b", spec.dtype, spec.vectors * spec.lanes, Space.LOCAL))]
+    statements: list[Stmt] = [Alloc(Buffer("b", panel_dtype, spec.vectors * spec.lanes, Space.LOCAL))]
     for vector in range(spec.vectors):
         column = _column(spec, vector)
         load = Store(
-            "b", column, Load("panel", apply("add", _panel_place(spec, base, vector), Var("lane")), spec.dtype)
+            "b", column, Load("panel", apply("add", _panel_place(spec, base, vector), Var("lane")), panel_dtype)
         )
         limited = spec.masked and not spec.panel_width and vector == spec.vectors - 1
         if limited:
@@ -317,12 +342,13 @@ def _step(spec: MicroSpec) -> list[Stmt]:
     for row in range(spec.rows):
         at = apply("add", Var(f"a{row}"), row_depth)
         if not spec.spread:
-            statements.append(Let(Var(f"x{row}", spec.dtype), Load("rows", at, spec.dtype)))
+            value = _pair(at, half) if spec.pairs else Load("rows", at, spec.dtype)
+            statements.append(Let(Var(f"x{row}", panel_dtype), value))
         for vector in range(spec.vectors):
             column = _column(spec, vector)
-            x: Expr = Load("rows", apply("add", at, column), spec.dtype) if spec.spread else Var(f"x{row}", spec.dtype)
-            product = apply("mul", x, Load("b", column, spec.dtype))
-            update = Accumulate("acc", _slot(spec, row, vector), "fma", product)
+            x: Expr = Load("rows", apply("add", at, column), spec.dtype) if spec.spread else Var(f"x{row}", panel_dtype)
+            product = apply("mul", x, Load("b", column, panel_dtype))
+            update = Accumulate("acc", _slot(spec, row, vector), "fma_pairs" if spec.pairs else "fma", product)
             limited = spec.spread and spec.masked and vector == spec.vectors - 1
             active = apply("less", Var("lane"), Var("active")) if limited else None
             statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (update,), active))

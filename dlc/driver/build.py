@@ -31,6 +31,7 @@ from dlc.passes.fold import FoldOptions, fold
 from dlc.passes.fuse import fuse
 from dlc.passes.fuse_attention import fuse_attention
 from dlc.passes.hoist import lift_constants, split
+from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 from dlc.passes.manager import Instruments, Pass, run_pipeline
 from dlc.passes.memory import plan_memory
 from dlc.passes.pipeline import INFERENCE, TRAINING
@@ -40,8 +41,13 @@ FUSION = (Pass("fuse_attention", fuse_attention), Pass("fuse", fuse))
 
 def pipeline(options: CompileOptions) -> list[Pass]:
     """Return the passes of the mode, with the options that the caller chose."""
+    stored = find_target(options.features).has("avx512bf16")
+    chosen = {
+        fold: FoldOptions(max_bytes=options.fold_limit),
+        lower_precision: LowerPrecisionOptions(narrow=options.precision == "bfloat16", stored=stored),
+    }
     passes = INFERENCE if options.mode is Mode.INFERENCE else TRAINING
-    return [replace(p, options=FoldOptions(max_bytes=options.fold_limit)) if p.function is fold else p for p in passes]
+    return [replace(p, options=chosen.get(p.function, p.options)) for p in passes]
 
 
 def optimise(graph: Graph, options: CompileOptions) -> tuple[Graph | None, Graph]:

@@ -73,6 +73,11 @@ def reduction(
 MOST_TAPS = 64
 
 
+def uncast(expr: Expr) -> Expr:
+    """Return the operand of a cast, or ``expr`` itself."""
+    return expr.args[0] if isinstance(expr, Apply) and expr.op == "cast" else expr
+
+
 def is_lanewise_product(compute: Compute) -> bool:
     """Tell whether a sum of products has few terms and no outer product: depthwise convolutions.
 
@@ -86,7 +91,7 @@ def is_lanewise_product(compute: Compute) -> bool:
     for reduced in compute.reduce_axes:
         terms *= reduced.extent
     long = [a.var for a in compute.axes if a.extent > 1]
-    if not 1 < terms <= MOST_TAPS or not long or not all(isinstance(a, Read) for a in body.args):
+    if not 1 < terms <= MOST_TAPS or not long or not all(isinstance(uncast(a), Read) for a in body.args):
         return False
     used = [{v for v in walk(read) if isinstance(v, Var) and v in long} for read in body.args]
     last = compute.axes[-1].var if compute.axes[-1].extent > 1 else long[-1]

@@ -90,7 +90,9 @@ class Store:
 @dataclass(frozen=True)
 class Accumulate:
     """``buffer[index] = op(buffer[index], value)``; op a binary scalar function, or ``fma`` with value a product's
-    operands given as ``Apply("mul")`` (fused multiply-add where the target has it).
+    operands given as ``Apply("mul")`` (fused multiply-add where the target has it), or ``fma_pairs``: the product's
+    operands are uint32 words of two bfloat16 numbers each, and both products are added to a float32 (on some targets
+    subnormal numbers count as zero, and sums are rounded in another order).
     """
 
     buffer: str

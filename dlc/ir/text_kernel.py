@@ -53,7 +53,7 @@ INFIX = {
 }
 RESERVED = frozenset(
     {*SCALAR_OPS, *DTYPES, *keyword.kwlist, *(kind.value for kind in LoopKind)}
-    | {"range", "local", "shared", "window", "cast", "fma", "horizontal", "inf", "nan"}
+    | {"range", "local", "shared", "window", "cast", "fma", "fma_pairs", "horizontal", "inf", "nan"}
     | {"prefetch", "transpose", "barrier"}
     | {"split_parts", "tile_configure", "tile_release", "tile_zero", "tile_load", "tile_store", "tile_multiply"}
 )
@@ -237,11 +237,11 @@ class _Printer:
     def accumulate(self, statement: Accumulate, depth: int) -> None:
         target = f"{self.buffer(statement.buffer)}[{self.expr(statement.index, depth)}]"
         value = statement.value
-        if statement.op == "fma":
+        if statement.op in ("fma", "fma_pairs"):
             if not (isinstance(value, Apply) and value.op == "mul"):
                 raise DlcError(f"kernel {self.kernel.name}: fma into {statement.buffer} wants a product, not {value}")
             operands = ", ".join(self.expr(arg, depth) for arg in value.args)
-            self.put(depth, f"{target} = fma({operands}, {target})")
+            self.put(depth, f"{target} = {statement.op}({operands}, {target})")
         elif statement.op in ("add", "sub", "mul"):
             self.put(depth, f"{target} {INFIX[statement.op]}= {self.expr(value, depth)}")
         else:

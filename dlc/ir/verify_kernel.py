@@ -189,6 +189,10 @@ class _Checker:
             self.fail(f"buffer {name} is written but not writable", statement)
         self.index(index, scope, statement)
         dtype = self.dtype(value, scope, statement)
+        if isinstance(statement, Accumulate) and statement.op == "fma_pairs":
+            if not (isinstance(value, Apply) and value.op == "mul" and dtype is uint32 and buffer.dtype is float32):
+                self.fail(f"fma_pairs into {name} wants a product of uint32 words and a float32 buffer", statement)
+            return
         if dtype is not buffer.dtype:
             self.fail(f"a {dtype} is stored into {name}, which holds {buffer.dtype}", statement)
         if not isinstance(statement, Accumulate):

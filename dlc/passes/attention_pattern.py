@@ -144,7 +144,12 @@ def _makes_scores(node: Node) -> bool:
     output = _axes(spec.output)
     if output is None or len(output) < 2 or has_windows(spec):
         return False
-    if not node.outputs[0].type.dtype.is_float or sum(extents[a] != 1 for a in spec.reduce_axes) != 1:
+    dtype = node.outputs[0].type.dtype
+    if (
+        not dtype.is_float
+        or node.inputs[0].type.dtype is not dtype
+        or sum(extents[a] != 1 for a in spec.reduce_axes) != 1
+    ):
         return False
     key = output[-1]
     sides = [{a for d in side for a in d.axes} for side in (spec.lhs, spec.rhs)]

@@ -222,7 +222,8 @@ def _emit_late(builder: Builder, terms: Sequence[_LateTerm], stacked: dict[Value
                 name += "_"
             time = Group((name,))
             over_time = ContractSpec((time, *spec.lhs), (time, *spec.rhs), spec.output)
-            value = builder.contract(*operands, spec=str(over_time), sizes=term.base.attributes["sizes"])
+            attributes = {**term.base.attributes, "spec": str(over_time)}
+            value = builder.emit(term.base.op, operands, attributes)[0]
         else:
             value = builder.reduce_sum(operands[0], axes=(0,))
             value = builder.emit(term.base.op, (value,), term.base.attributes)[0]

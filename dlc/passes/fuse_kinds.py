@@ -161,9 +161,18 @@ def _operand_maps(node: Node, body: Expr, number: dict[Var, int]) -> tuple[DimMa
         if expr.input in seen or id(expr) in guarded:
             maps[expr.input] = None
         else:
-            maps[expr.input] = entries
+            maps[expr.input] = _own_position(entries, node)
         seen.add(expr.input)
     return tuple(maps)
+
+
+def _own_position(entries: DimMap, node: Node) -> DimMap:
+    """Name the axes of extent 1, too, where an operand is read at the result's own index."""
+    shape = node.outputs[0].type.shape
+    if len(entries) != len(shape):
+        return entries
+    same = all(e == k or (e is Place.UNIT and d == 1) for k, (e, d) in enumerate(zip(entries, shape, strict=True)))
+    return tuple(range(len(entries))) if same else entries
 
 
 def _place(index: Expr, extent: object, number: dict[Var, int]) -> int | Place:

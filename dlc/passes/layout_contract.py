@@ -41,7 +41,7 @@ def permuted_contract(builder: Builder, node: Node, operands: Sequence[Value], l
     spec = parse_spec(node.attributes["spec"])
     sides = [tuple(side[d] for d in wanted) for side, wanted in zip((spec.lhs, spec.rhs, spec.output), layouts)]
     extents = contract_extents(node.input_types, node.attributes)
-    return emit_contract(builder, ContractSpec(*sides), operands[0], operands[1], extents)
+    return emit_contract(builder, ContractSpec(*sides), operands[0], operands[1], extents, node.outputs[0].type.dtype)
 
 
 def _windowed(spec: ContractSpec, data: int, stored: Sequence[Layout | None], weights: Sequence[bool]) -> Layouts:

@@ -8,6 +8,7 @@ from dlc.passes.cleanup import cleanup, prune_state
 from dlc.passes.expand import ExpandOptions, expand
 from dlc.passes.fold import fold
 from dlc.passes.layout import layout
+from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 from dlc.passes.manager import Pass
 from dlc.passes.trim_scans import trim_scans
 
@@ -23,6 +24,7 @@ INFERENCE: tuple[Pass, ...] = (
     Pass("fold_canonical", fold),
     Pass("trim_scans", trim_scans),
     Pass("cleanup_canonical", cleanup),
+    Pass("lower_precision", lower_precision, LowerPrecisionOptions()),
 )
 """For graphs whose symbols are bound. ``hoist`` and ``fuse`` follow."""
 
@@ -37,5 +39,6 @@ TRAINING: tuple[Pass, ...] = (
     Pass("fold_canonical", fold),
     Pass("trim_scans", trim_scans),
     Pass("cleanup_canonical", cleanup),
+    Pass("lower_precision", lower_precision, LowerPrecisionOptions()),
 )
 """For the graph that ``train_step`` composed."""

@@ -49,7 +49,8 @@ def transposed_operand(builder: Builder, node: Node, context: Context) -> Replac
         before = tuple(side[permutation.index(k)] for k in range(len(side)))
         operands = [*node.inputs]
         operands[position] = transpose.inputs[0]
-        return emit_contract(builder, with_side(new_spec, name, before), operands[0], operands[1], new_extents)
+        new_spec = with_side(new_spec, name, before)
+        return emit_contract(builder, new_spec, operands[0], operands[1], new_extents, node.outputs[0].type.dtype)
     return None
 
 
@@ -71,7 +72,9 @@ def transposed_result(builder: Builder, node: Node, context: Context) -> Replace
             return None
         spec, extents = changed
     output = tuple(spec.output[k] for k in node.attributes["permutation"])
-    return emit_contract(builder, with_side(spec, "output", output), contract.inputs[0], contract.inputs[1], extents)
+    new_spec = with_side(spec, "output", output)
+    lhs, rhs = contract.inputs
+    return emit_contract(builder, new_spec, lhs, rhs, extents, node.outputs[0].type.dtype)
 
 
 @rule("pad")
@@ -138,12 +141,14 @@ def scale_into_weights(builder: Builder, node: Node, context: Context) -> Replac
             weight = contract.inputs[position]
             if not context.is_fixed(weight) or context.is_fixed(contract.inputs[1 - position]):
                 continue
+            if weight.type.dtype is not node.outputs[0].type.dtype:
+                continue
             scale = _spread(builder, context, factor, spec, name, weight)
             if scale is None:
                 continue
             operands = [*contract.inputs]
             operands[position] = builder.mul(weight, scale)
-            return emit_contract(builder, spec, operands[0], operands[1], extents)
+            return emit_contract(builder, spec, operands[0], operands[1], extents, contract.attributes["dtype"])
     return None
 
 

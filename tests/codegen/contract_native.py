@@ -74,7 +74,7 @@ def _operands(call, arrays, out, temporaries):
 
 def run_emulated(lowered: Lowered, arrays, out):
     """Run every kernel in the emulator."""
-    temporaries = [np.full(t.shape, np.nan, t.dtype.numpy) for t in lowered.temporaries]
+    temporaries = [np.full(t.shape, np.nan if t.dtype.is_float else 7, t.dtype.numpy) for t in lowered.temporaries]
     for call in lowered.calls:
         emulate(call.kernel, _operands(call, arrays, out, temporaries))
     return out

@@ -23,20 +23,23 @@ from dlc.ir.contraction import (
     side_axes,
 )
 from dlc.ir.dims import Dim, SymbolicDim
-from dlc.ir.expr import Expr, Read, Var, apply, const
+from dlc.ir.expr import Expr, Read, Var, apply, cast, const
 from dlc.ir.graph import Node, Value
 from dlc.ir.opdef import Attribute, OpDef, Trait, Types, register
 from dlc.ir.ops.contract_gradient import operand_gradient
-from dlc.ir.types import TensorType, bool_
+from dlc.ir.types import DType, TensorType, bool_
 
 
-def check_sizes(types: Types, attributes: Attributes) -> Attributes:
-    """Raise TypeRuleError unless ``sizes`` is pairs of an axis name and an extent of at least 0."""
+def normal_attributes(types: Types, attributes: Attributes) -> Attributes:
+    """Raise TypeRuleError unless ``sizes`` is pairs of an axis name and an extent of at least 0.
+
+    A ``dtype`` that is the operands' own says nothing and is left out.
+    """
     for pair in attributes["sizes"]:
         known = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
         if not known or not isinstance(pair[1], int | SymbolicDim) or (isinstance(pair[1], int) and pair[1] < 0):
             raise TypeRuleError(f"sizes is {attributes['sizes']!r}; it must be pairs of an axis and its extent")
-    return attributes
+    return attributes.updated(dtype=None) if types and attributes["dtype"] is types[0].dtype else attributes
 
 
 def contract_extents(inputs: Types, attributes: Attributes) -> dict[str, Dim]:
@@ -46,10 +49,13 @@ def contract_extents(inputs: Types, attributes: Attributes) -> dict[str, Dim]:
 
 
 def contract_type(inputs: Types, attributes: Attributes) -> Types:
-    """Two operands of one numeric dtype -> that dtype, shaped by the output side."""
+    """Two operands of one numeric dtype -> that dtype or the wider float ``dtype``, shaped by the output side."""
     lhs, rhs = inputs
     if lhs.dtype is not rhs.dtype or lhs.dtype is bool_:
         raise TypeRuleError("takes two operands of one numeric dtype; cast them first")
+    result = attributes["dtype"] or lhs.dtype
+    if result is not lhs.dtype and not (lhs.dtype.is_float and result.is_float and result.bits > lhs.dtype.bits):
+        raise TypeRuleError(f"products of {lhs.dtype} cannot be added in {result}: it must be a wider float")
     spec = parse_spec(attributes["spec"])
     extents = contract_extents(inputs, attributes)
     left, right, kept = side_axes(spec.lhs), side_axes(spec.rhs), set(spec.output_axes)
@@ -57,7 +63,7 @@ def contract_type(inputs: Types, attributes: Attributes) -> Types:
         raise TypeRuleError(f"'{spec}': no operand reads the output axes {', '.join(sorted(missing))}")
     if alone := (left ^ right) - kept:
         raise TypeRuleError(f"'{spec}': {', '.join(sorted(alone))} is summed over one operand only; reduce it first")
-    return (TensorType(lhs.dtype, group_shape(spec.output, extents)),)
+    return (TensorType(result, group_shape(spec.output, extents)),)
 
 
 def _view(array: np.ndarray, side: tuple[DimIndex, ...], extents: Mapping[str, int]) -> tuple[np.ndarray, list[str]]:
@@ -86,12 +92,14 @@ def contract_evaluate(attributes: Attributes, lhs: np.ndarray, rhs: np.ndarray) 
     spec = parse_spec(attributes["spec"])
     extents = {k: int(v) for k, v in infer_extents(spec, lhs.shape, rhs.shape, dict(attributes["sizes"])).items()}
     shape = group_shape(spec.output, extents)
+    result_dtype = attributes["dtype"].numpy if attributes.get("dtype") else lhs.dtype
     if lhs.size == 0 or rhs.size == 0 or 0 in extents.values():
-        return np.zeros(shape, lhs.dtype)
+        return np.zeros(shape, result_dtype)
     left, left_names = _view(np.asarray(lhs, order="C"), spec.lhs, extents)
     right, right_names = _view(np.asarray(rhs, order="C"), spec.rhs, extents)
     number = {axis: position for position, axis in enumerate(spec.axes)}
     wide = lhs.dtype if lhs.dtype.kind in "iuc" or lhs.dtype.itemsize >= 4 else np.dtype(np.float32)
+    wide = np.promote_types(wide, result_dtype) if attributes.get("dtype") else wide
     result = np.einsum(
         left.astype(wide, copy=False),
         [number[a] for a in left_names],
@@ -100,7 +108,7 @@ def contract_evaluate(attributes: Attributes, lhs: np.ndarray, rhs: np.ndarray) 
         [number[a] for a in spec.output_axes],
         optimize=True,
     )
-    return np.asarray(result, dtype=lhs.dtype).reshape(shape)
+    return np.asarray(result, dtype=result_dtype).reshape(shape)
 
 
 def dim_expression(index: DimIndex, extents: Mapping[str, Dim]) -> Expr:
@@ -118,7 +126,7 @@ def dim_expression(index: DimIndex, extents: Mapping[str, Dim]) -> Expr:
 
 
 def contract_compute(inputs: Types, outputs: Types, attributes: Attributes) -> Compute:
-    """Product of two affine reads, added over the reduced axes."""
+    """Product of two affine reads, widened to the result's dtype, added over the reduced axes."""
     spec = parse_spec(attributes["spec"])
     extents = contract_extents(inputs, attributes)
     axes = tuple(Axis(Var(a), int(extents[a])) for a in spec.output_axes)
@@ -128,21 +136,23 @@ def contract_compute(inputs: Types, outputs: Types, attributes: Attributes) -> C
     store = tuple(dim_expression(d, extents) for d in spec.output)
     shape = tuple(int(d) for d in outputs[0].shape)
     combiner = "add" if reduce_axes else None
-    return Compute(axes, reduce_axes, combiner, apply("mul", lhs, rhs), store, shape, outputs[0].dtype)
+    dtype = outputs[0].dtype
+    return Compute(axes, reduce_axes, combiner, apply("mul", cast(lhs, dtype), cast(rhs, dtype)), store, shape, dtype)
 
 
 def contract_vjp(b: Builder, node: Node, cotangents: tuple[Value | None, ...]) -> tuple[Value | None, ...]:
-    """Both gradients are contractions of the cotangent with the other operand."""
+    """Both gradients are contractions of the cotangent with the other operand, in the dtype of the result."""
     dy = cotangents[0]
     if dy is None:
         return (None, None)
     spec = parse_spec(node.attributes["spec"])
     extents = contract_extents(node.input_types, node.attributes)
-    lhs, rhs = node.inputs
-    return (
+    lhs, rhs = (b.cast_to(v, dy.type.dtype) for v in node.inputs)
+    gradients = (
         operand_gradient(b, spec, extents, spec.lhs, lhs.type.shape, spec.rhs, rhs, dy),
         operand_gradient(b, spec, extents, spec.rhs, rhs.type.shape, spec.lhs, lhs, dy),
     )
+    return tuple(b.cast_to(gradient, node.inputs[0].type.dtype) for gradient in gradients)
 
 
 register(
@@ -154,10 +164,13 @@ register(
         attributes={
             "spec": Attribute((str,), doc="'lhs dims, rhs dims -> output dims', see dlc.ir.contraction"),
             "sizes": Attribute((tuple,), default=(), required=False, doc="(axis, extent) pairs that shapes leave open"),
+            "dtype": Attribute(
+                (DType, type(None)), default=None, required=False, doc="a wider float in which products are added"
+            ),
         },
         compute=contract_compute,
         vjp=contract_vjp,
-        normalize=check_sizes,
+        normalize=normal_attributes,
         traits=frozenset({Trait.CONTRACTION}),
         doc="Sum of products of two operands under affine reads.",
     )

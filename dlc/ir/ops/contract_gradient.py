@@ -15,6 +15,7 @@ from dlc.ir.builder import Builder
 from dlc.ir.contraction import ContractSpec, DimIndex, Group, WindowTerm, side_axes
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Value
+from dlc.ir.types import DType
 
 MOST_PHASES = 4
 """Strides above this are inverted by dilation: so many small contractions would not pay."""
@@ -32,9 +33,11 @@ def sizes_attribute(spec: ContractSpec, extents: Mapping[str, Dim]) -> tuple[tup
     return tuple((axis, extents[axis]) for axis in spec.axes if axis in open_axes)
 
 
-def emit_contract(b: Builder, spec: ContractSpec, lhs: Value, rhs: Value, extents: Mapping[str, Dim]) -> Value:
-    """Emit a contraction whose extents are all known."""
-    return b.contract(lhs, rhs, spec=str(spec), sizes=sizes_attribute(spec, extents))
+def emit_contract(
+    b: Builder, spec: ContractSpec, lhs: Value, rhs: Value, extents: Mapping[str, Dim], dtype: DType | None = None
+) -> Value:
+    """Emit a contraction whose extents are all known; products are added in ``dtype``, by default the operands'."""
+    return b.contract(lhs, rhs, spec=str(spec), sizes=sizes_attribute(spec, extents), dtype=dtype)
 
 
 @dataclass(frozen=True)

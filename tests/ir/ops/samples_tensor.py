@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import ml_dtypes
 import numpy as np
 
 from dlc.ir.attributes import Literal
@@ -171,6 +172,15 @@ def contract(name: str, draw: Draw) -> Iterator[Sample]:
     yield from one("n h+r*2 (g c), r c (g k) -> n h (g k)", (2, 8, 6), (3, 3, 4), (("g", 2),))
     yield from one("n h+r c, r c -> n h c", (1, 6, 5), (3, 5))
     yield Sample(name, (draw.integers(-5, 5, 3, 4), draw.integers(-5, 5, 4, 2)), {"spec": "m k, k n -> m n"})
+    for spec, left, right in (
+        ("m k, k n -> m n", (9, 7), (7, 33)),
+        ("m k, n k -> n m", (40, 8), (5, 8)),
+        ("n h+r w+s c, r s c k -> n h w k", (1, 6, 6, 4), (3, 3, 4, 17)),
+        ("n h+r c, r c -> n h c", (1, 6, 5), (3, 5)),
+        ("m k, k n -> m n", (3, 0), (0, 4)),
+    ):
+        halves = tuple(draw.normal(*shape).astype(ml_dtypes.bfloat16) for shape in (left, right))
+        yield Sample(name, halves, {"spec": spec, "dtype": float32}, differentiable=())
 
 
 @sampler("matmul")
