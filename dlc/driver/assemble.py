@@ -107,7 +107,9 @@ class Assembler:
             return [operands[0]]
         if node.op.name == "scan":
             return self.scan(node, operands)
-        fixed = frozenset(k for k, view in enumerate(operands) if self.level_of(view) == LOAD_LEVEL)
+        # In a loop everything known before it counts: what is packed of it is packed once.
+        here = len(self.streams) - 1
+        fixed = frozenset(k for k, view in enumerate(operands) if self.level_of(view) < here)
         return self.calls(node, operands, self.lower(node, fixed))
 
     def calls(self, node: Node, operands: Sequence[View], lowered: Lowered) -> list[View]:
@@ -354,7 +356,8 @@ def assemble(
 ) -> Assembled:
     """Assemble ``graph``; ``load_graph``, if any, computes some of its constant inputs, by name.
 
-    ``lower`` is told which operands of the node are known at load; ``copy`` makes the kernel of a copy.
+    ``lower`` is told which operands of the node are known at load or, in a loop, before it; ``copy`` makes the kernel
+    of a copy.
 
     Raises CompileError naming the node that has no compiled form.
     """

@@ -14,7 +14,7 @@ from dlc.ir.dims import symbol
 from dlc.ir.graph import Role
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
-from dlc.ir.plan import KernelStep
+from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd
 from dlc.ir.types import tensor_type
 from dlc.passes.bind import bind
 from dlc.runtime.specialise import SpecialisingExecutable
@@ -99,6 +99,23 @@ def test_weights_are_packed_once_at_load_and_shared_by_shapes(rng):
     assert len([step for step in small.plan.steps if isinstance(step, KernelStep)]) == 1
     x = rng.normal(size=(64, 256)).astype("f")
     np.testing.assert_allclose(executable(x), x @ graph.spec("w").initial.T, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_loop_multiplies_by_is_packed_once_before_it(rng):
+    inner = Builder("step")
+    h, w = inner.input("h", tensor_type("float32", (16, 64))), inner.input("w", tensor_type("float32", (64, 64)))
+    inner.output("h", inner.tanh(inner.contract(h, w, spec="m k, n k -> m n")))
+    b = Builder("loop")
+    x, weight = b.input("x", h.type), b.input("weight", w.type)
+    b.output("y", b.scan(x, weight, body=inner.finish(), carries=1, sequences=0, length=5))
+    graph = b.finish()
+    executable = compile_graph(graph, threads=1)
+    steps = executable.plan.steps
+    begin, end = (next(k for k, s in enumerate(steps) if isinstance(s, kind)) for kind in (LoopBegin, LoopEnd))
+    assert any(isinstance(s, KernelStep) and "pack" in s.symbol for s in steps[:begin])
+    assert not any(isinstance(s, KernelStep) and "pack" in s.symbol for s in steps[begin:end])
+    feeds = {"x": rng.normal(size=(16, 64)).astype("f"), "weight": rng.normal(size=(64, 64)).astype("f") / 8}
+    assert_agrees(executable, graph, feeds)
 
 
 def test_second_compilation_is_a_cache_hit_with_the_same_bits(perceptron, rng):
