@@ -18,6 +18,7 @@ from dlc.ir.ops import (
     reduce,
     scatter,
     shape,
+    standardize,
     window,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "reduce",
     "scatter",
     "shape",
+    "standardize",
     "window",
 ]

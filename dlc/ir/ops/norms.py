@@ -29,6 +29,7 @@ from dlc.ir.ops.rules import (
     without,
     wrap_axis,
 )
+from dlc.ir.ops.standardize import mean_over
 from dlc.ir.types import TensorType
 
 _AXIS = Attribute((int,), default=-1, required=False, doc="the axis to normalise along")
@@ -39,24 +40,9 @@ def _epsilon(default: float = 1e-5) -> Attribute:
     return Attribute((float,), default=default, required=False, doc="added to the variance")
 
 
-def mean_over(b: Builder, x: Value, axes: tuple[int, ...], keepdims: bool = False) -> Value:
-    """Emit the mean of ``x`` along ``axes``."""
-    total = b.reduce_sum(x, axes=axes, keepdims=keepdims)
-    return b.div(total, count_of(b, x.type.shape, axes, x.type.dtype))
-
-
 def along(b: Builder, value: Value, shape: Shape, axes: Sequence[int]) -> Value:
     """Repeat ``value``, whose dimensions are ``axes`` of ``shape``, along all others."""
     return b.broadcast(value, shape=shape, dims=tuple(axes)) if len(axes) != len(shape) else value
-
-
-def standardize(b: Builder, x: Value, axes: tuple[int, ...], epsilon: float) -> tuple[Value, Value, Value]:
-    """Emit (x - mean) / sqrt(variance + epsilon) over ``axes``, the mean and the biased variance."""
-    mean = mean_over(b, x, axes)
-    centred = b.sub(x, broadcast_over(b, mean, x.type.shape, axes))
-    variance = mean_over(b, b.mul(centred, centred), axes)
-    inverse = b.rsqrt(b.add(variance, epsilon))
-    return b.mul(centred, broadcast_over(b, inverse, x.type.shape, axes)), mean, variance
 
 
 # -- softmax family --------------------------------------------------------------------------
@@ -222,7 +208,7 @@ def layer_norm_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, mode
     """Standardise over ``axes``, then scale and shift."""
     x, scale, bias = inputs
     shape, axes = x.type.shape, a["axes"]
-    y, _, _ = standardize(b, x, axes, a["epsilon"])
+    y, _, _ = b.standardize(x, axes=axes, epsilon=a["epsilon"])
     return (b.add(b.mul(y, along(b, scale, shape, axes)), along(b, bias, shape, axes)),)
 
 
@@ -304,7 +290,7 @@ def group_norm_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, mode
     x, scale, bias = inputs
     shape, axis = x.type.shape, a["channel_axis"]
     split, axes = _grouped_shape(shape, axis, a["groups"])
-    y = b.reshape_to(standardize(b, b.reshape_to(x, split), axes, a["epsilon"])[0], shape)
+    y = b.reshape_to(b.standardize(b.reshape_to(x, split), axes=axes, epsilon=a["epsilon"])[0], shape)
     return (b.add(b.mul(y, along(b, scale, shape, (axis,))), along(b, bias, shape, (axis,))),)
 
 
@@ -354,7 +340,7 @@ def batch_norm_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, mode
         offset = b.sub(bias, b.mul(mean, factor))
         return b.add(b.mul(x, along(b, factor, shape, channel)), along(b, offset, shape, channel)), mean, variance
     axes = tuple(k for k in range(len(shape)) if k not in channel)
-    y, batch_mean, batch_variance = standardize(b, x, axes, a["epsilon"])
+    y, batch_mean, batch_variance = b.standardize(x, axes=axes, epsilon=a["epsilon"])
     y = b.add(b.mul(y, along(b, scale, shape, channel)), along(b, bias, shape, channel))
     count = count_of(b, shape, axes, x.type.dtype)
     unbiased = b.mul(batch_variance, b.div(count, b.maximum(b.sub(count, 1.0), 1.0)))

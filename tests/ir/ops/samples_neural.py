@@ -32,6 +32,13 @@ def layer_norm(name: str, draw: Draw) -> Iterator[Sample]:
     yield from both(name, draw.normal(3, 4), draw.normal(3), draw.normal(3), axes=0)
 
 
+@sampler("standardize")
+def standardize(name: str, draw: Draw) -> Iterator[Sample]:
+    yield from both(name, draw.normal(3, 7) + np.float32(100), tolerance=1e-4)
+    yield from both(name, draw.normal(2, 4, 5), axes=(0, 1), epsilon=1e-3)
+    yield from both(name, draw.normal(3, 4), axes=0)
+
+
 @sampler("rms_norm")
 def rms_norm(name: str, draw: Draw) -> Iterator[Sample]:
     yield from both(name, draw.normal(3, 7, scale=5.0), draw.normal(7))
