@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.suite import INFERENCE, PEERS, RIVALS, TRAINING
+from bench.suite import INFERENCE, NARROW, NARROW_RIVAL, PEERS, RIVALS, TRAINING
 
 TITLES = {INFERENCE: "Inference", TRAINING: "Training step (Adam)"}
 Report = Mapping[str, Any]
@@ -43,7 +43,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         "value (light topologies: from onnxruntime), of training the largest relative difference of the first four "
         "losses from float64.",
         "The floor is the larger of FLOPs over the measured peak and least bytes over the measured bandwidth. Speed is "
-        "the time of the fastest float32 peer over dlc's, the median of the rounds' ratios: above 1 dlc is faster.",
+        "the time of the fastest float32 peer over dlc's, the median of the rounds' ratios: above 1 dlc is faster. The speed of bf16 is that of dlc's bfloat16 against "
+        "OpenVINO's.",
     ]
     for kind in (INFERENCE, TRAINING):
         reports = [r for r in results["cases"].values() if r["case"]["kind"] == kind]
@@ -67,8 +68,8 @@ def times_table(reports: Sequence[Report]) -> list[str]:
     """Return the lines of the table of times."""
     names = contender_names(reports)
     lines = [
-        f"| model | GFLOP | floor | {' | '.join(names)} | speed | rounds | of floor |",
-        "|---|" + "---|" * (len(names) + 5),
+        f"| model | GFLOP | floor | {' | '.join(names)} | speed | rounds | of floor | bf16 speed |",
+        "|---|" + "---|" * (len(names) + 6),
     ]
     for report in reports:
         cells = [_cell(report["contenders"].get(name)) for name in names]
@@ -77,7 +78,9 @@ def times_table(reports: Sequence[Report]) -> list[str]:
         mine = report["contenders"].get("dlc", {}).get("p50_ms")
         share = f"{100 * report['floor_ms'] / mine:.0f} %" if mine else ""
         first = [report["case"]["name"], f"{report['gflop']:.2f}", number(report["floor_ms"])]
-        lines.append("| " + " | ".join([*first, *cells, *speed, share]) + " |")
+        narrow = report["speeds"].get("bfloat16")
+        speed += [share, f"{narrow['median']:.2f}" if narrow else ""]
+        lines.append("| " + " | ".join([*first, *cells, *speed]) + " |")
     return lines
 
 
@@ -96,13 +99,17 @@ def number(milliseconds: float) -> str:
 def means(kind: str, reports: Sequence[Report]) -> list[str]:
     """Return geometric means of the speeds over each peer, and the models on which dlc is slower."""
     lines = []
-    for name in [*contender_names(reports), "best rival"]:
+    labels = {
+        "best rival": f"Against the fastest of {', '.join(RIVALS[kind])}",
+        "bfloat16": f"{NARROW} against {NARROW_RIVAL}",
+    }
+    for name in [*contender_names(reports), *labels]:
         found = {r["case"]["name"]: r["speeds"][name]["median"] for r in reports if name in r["speeds"]}
         if not found:
             continue
-        label = f"the fastest of {', '.join(RIVALS[kind])}" if name == "best rival" else name
+        label = labels.get(name, f"Against {name}")
         slower = [f"{case} ({speed:.2f})" for case, speed in found.items() if speed < 1]
-        text = f"- Against {label}: geometric mean {geometric_mean(list(found.values())):.2f} over {len(found)} models"
+        text = f"- {label}: geometric mean {geometric_mean(list(found.values())):.2f} over {len(found)} models"
         lines.append(f"{text}; slower on {', '.join(slower)}." if slower else f"{text}; slower on none.")
     return lines
 

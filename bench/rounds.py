@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.floor import floor_ms
 from bench.prepare import FILES, SEED, folder_of
-from bench.suite import RIVALS, TRAINING, Case, Peer
+from bench.suite import NARROW, NARROW_RIVAL, RIVALS, TRAINING, Case, Peer
 from dlc.cli.arrays import read_arrays
 from dlc.cli.contenders import Request
 from dlc.cli.measure import Worker, summary, working_process
@@ -136,17 +136,23 @@ def loss_error(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> flo
 
 
 def speeds(case: Case, contenders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return how often faster dlc is than each contender: the median of the rounds' ratios, and their extremes."""
-    mine = contenders.get("dlc", {}).get("round_p50_ms")
-    if mine is None:
-        return {}
+    """Return how often faster dlc is than each contender: the median of the rounds' ratios, and their extremes.
+
+    ``bfloat16`` compares the two contenders of that precision with each other.
+    """
+    rounds = {name: facts["round_p50_ms"] for name, facts in contenders.items() if "round_p50_ms" in facts}
     made = {}
-    for name, facts in contenders.items():
-        if name == "dlc" or "round_p50_ms" not in facts:
-            continue
-        ratios = np.array(facts["round_p50_ms"]) / np.array(mine)
-        made[name] = {"median": float(np.median(ratios)), "low": float(ratios.min()), "high": float(ratios.max())}
+    if NARROW in rounds and NARROW_RIVAL in rounds:
+        made["bfloat16"] = _speed(rounds[NARROW_RIVAL], rounds[NARROW])
+    if "dlc" not in rounds:
+        return made
+    made.update({name: _speed(theirs, rounds["dlc"]) for name, theirs in rounds.items() if name != "dlc"})
     rivals = [made[name] for name in RIVALS[case.kind] if name in made]
     if rivals:
         made["best rival"] = min(rivals, key=lambda speed: speed["median"])
     return made
+
+
+def _speed(theirs: Sequence[float], mine: Sequence[float]) -> dict[str, float]:
+    ratios = np.array(theirs) / np.array(mine)
+    return {"median": float(np.median(ratios)), "low": float(ratios.min()), "high": float(ratios.max())}

@@ -110,7 +110,8 @@ PEERS = (
 PEER_NAMES = tuple(dict.fromkeys(peer.name for peer in PEERS))
 # Those that dlc's float32 is compared with; the speed of a case is that of the fastest of them over dlc's.
 RIVALS = {INFERENCE: ("onnxruntime", "openvino"), TRAINING: ("torch", "torch-fused", "torch-compile")}
-
+# Contenders of lower precision: ours, and the one that it is compared with.
+NARROW, NARROW_RIVAL = "dlc-bf16", "openvino-bf16"
 
 # Compiling by torch takes most of a run's time: by default it is measured for a model of each kind, and for training.
 COMPILED = ("resnet50", "mobilenet_v2", "bert_base", "gpt2", "mlp", *(case.name for case in _TRAINING))

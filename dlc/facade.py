@@ -85,7 +85,8 @@ def compile(
         graph: what ``dlc.load``, ``dlc.grad`` or ``with dlc.Graph()`` gave.
         device: ``"cpu"``.
         precision: ``"float32"``: results as accurate as plain float32 arithmetic. ``"bfloat16"``: operands of matrix
-            products and convolutions rounded to bfloat16, products added in float32.
+            products and convolutions rounded to bfloat16, products added in float32. ``"bf16x3"``: operands of two
+            bfloat16 parts each, where the processor multiplies those faster than float32 (AMX).
         threads: threads of one run; the default is DLC_NUM_THREADS, OMP_NUM_THREADS, or the processors available.
         shapes: input name -> extents, to bind symbolic dimensions now. Those left open are bound, and code is
             made, when a run first brings them.

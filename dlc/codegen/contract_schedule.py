@@ -8,6 +8,7 @@ from math import prod
 
 from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
 from dlc.codegen.amx_macro import amx_kernel
+from dlc.codegen.amx_pairs import amx_pairs_kernel, amx_takes_pairs, choose_pairs_blocking
 from dlc.codegen.contract_analysis import OUT, Problem, analyze
 from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking, register_tile
 from dlc.codegen.contract_dot import dot_kernel, fits_dot, sides
@@ -99,7 +100,11 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
         temporaries = (TensorType(problem.packed_dtype, (size,)),)
         source, panel = panel, Operand(OperandKind.TEMPORARY, 0)
         calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
-    if amx_pays(problem, target, threads, panels_from):
+    if amx_takes_pairs(problem, target, panels_from):
+        found = choose_pairs_blocking(problem, target, threads, panels_from)
+        blocking = found.blocking
+        kernel = amx_pairs_kernel(problem, found, f"contract_{label}", size)
+    elif amx_pays(problem, target, threads, panels_from):
         found = choose_amx_blocking(problem, target, threads, panels_from)
         blocking = found.blocking
         kernel = amx_kernel(problem, found, f"contract_{label}", size)

@@ -26,7 +26,24 @@ def from_bits16(s: FunctionState, bits: str, dtype: DType, lanes: int) -> str:
 def to_bits16(s: FunctionState, text: str, dtype: DType, lanes: int) -> str:
     """Round float32 to the nearest value of ``dtype`` (ties to even); return its 16 bits."""
     known = s.halves.get((dtype, text))
-    return _rounded(s, text, dtype, lanes) if known is None else known
+    if known is not None:
+        return known
+    if dtype is bfloat16 and text in s.flushed and lanes in _NATIVE and s.target.has("avx512bf16"):
+        return _rounded_natively(s, s.flushed[text], lanes)
+    return _rounded(s, text, dtype, lanes)
+
+
+_NATIVE = {16: "512", 8: "256"}
+"""Lanes -> bits of the registers that an instruction rounds, as its name has them."""
+
+
+def _rounded_natively(s: FunctionState, text: str, lanes: int) -> str:
+    """Round float32 to bfloat16 by the instruction, which takes subnormal numbers for zero."""
+    kind, halves = register_type(float32, lanes), f"<{lanes} x bfloat>"
+    symbol = f"@llvm.x86.avx512bf16.cvtneps2bf16.{_NATIVE[lanes]}"
+    s.declare(f"{halves} {symbol}({kind})")
+    rounded = s.op(f"call {halves} {symbol}({kind} {text})")
+    return s.op(f"bitcast {halves} {rounded} to {register_type(uint16, lanes)}")
 
 
 def _widened(s: FunctionState, bits: str, dtype: DType, lanes: int) -> str:

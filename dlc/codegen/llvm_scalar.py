@@ -325,6 +325,16 @@ def power_by_squaring(s: FunctionState, args: list[str], dtype: DType, lanes: in
     return select(s, negative, kind, lanes, inverse, result)
 
 
+def _flush_subnormal(s: FunctionState, args: list[str], dtype: DType, lanes: int) -> str:
+    kind = register_type(dtype, lanes)
+    smallest = 2.0**-1022 if dtype.bits == 64 else 2.0**-126
+    small = s.op(f"fcmp olt {kind} {call(s, 'fabs', kind, args[0])}, {constant(smallest, kind)}")
+    zero = s.op(f"fmul {kind} {args[0]}, {constant(0.0, kind)}")
+    flushed = select(s, small, kind, lanes, zero, args[0])
+    s.flushed[flushed] = args[0]
+    return flushed
+
+
 BASIC: dict[str, Emit] = {
     "neg": _neg,
     "abs": _abs,
@@ -345,6 +355,7 @@ BASIC: dict[str, Emit] = {
     "ceil": _unary("ceil"),
     "round": _unary("roundeven"),
     "trunc": _unary("trunc"),
+    "flush_subnormal": _flush_subnormal,
     "is_nan": _is_nan,
     "is_inf": _is_inf,
     "equal": _compare("oeq", "eq", "eq"),

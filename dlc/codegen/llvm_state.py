@@ -77,6 +77,8 @@ class FunctionState:
         self.splats: dict[tuple[str, int], str] = {}
         self.halves: dict[tuple[DType, str], str] = {}
         """The 16 bits from which a register of float32 was widened: storing it again needs no rounding."""
+        self.flushed: dict[str, str] = {}
+        """What a register without subnormal numbers was made of: some instructions flush by themselves."""
         self.lanes = 0
         self.mask: str | None = None
         self.scratch_offset = 0

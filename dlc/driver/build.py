@@ -41,10 +41,13 @@ FUSION = (Pass("fuse_attention", fuse_attention), Pass("fuse", fuse))
 
 def pipeline(options: CompileOptions) -> list[Pass]:
     """Return the passes of the mode, with the options that the caller chose."""
-    stored = find_target(options.features).has("avx512bf16")
+    target = find_target(options.features)
+    parts = {"bfloat16": 1, "bf16x3": 2}.get(options.precision, 0)
+    # Vector units multiply pairs of bfloat16 numbers at most twice as fast: three products pay on tiles only.
+    stored = target.has("avx512bf16") and (parts == 1 or target.has("amx-bf16"))
     chosen = {
         fold: FoldOptions(max_bytes=options.fold_limit),
-        lower_precision: LowerPrecisionOptions(narrow=options.precision == "bfloat16", stored=stored),
+        lower_precision: LowerPrecisionOptions(parts, stored),
     }
     passes = INFERENCE if options.mode is Mode.INFERENCE else TRAINING
     return [replace(p, options=chosen.get(p.function, p.options)) for p in passes]

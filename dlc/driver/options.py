@@ -16,7 +16,7 @@ from dlc.ir.graph import Graph, Role
 from dlc.ir.interface import interface_of, type_of_input
 from dlc.ir.mode import Mode
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "bf16x3")
 
 
 @dataclass(frozen=True)

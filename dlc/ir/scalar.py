@@ -135,6 +135,14 @@ def _round(x: Any) -> Any:
     return np.rint(x).astype(np.asarray(x).dtype)
 
 
+def _flush_subnormal(x: Any) -> Any:
+    """X, or zero of its sign where float32 holds it as a subnormal number (float64: where float64 does)."""
+    x = np.asarray(x)
+    wide = np.float64 if x.dtype == np.float64 else np.float32
+    small = np.abs(x).astype(wide) < np.finfo(wide).smallest_normal
+    return np.where(small, x * np.zeros((), x.dtype), x)
+
+
 _TABLE = [
     # arithmetic
     ("neg", 1, "same", _NUMBER, np.negative),
@@ -178,6 +186,7 @@ _TABLE = [
     ("ceil", 1, "same", _FLOAT, np.ceil),
     ("round", 1, "same", _FLOAT, _round),  # halves to even
     ("trunc", 1, "same", _FLOAT, np.trunc),
+    ("flush_subnormal", 1, "same", _FLOAT, _flush_subnormal),
     # tests and comparisons
     ("is_nan", 1, "bool", _FLOAT, np.isnan),
     ("is_inf", 1, "bool", _FLOAT, np.isinf),

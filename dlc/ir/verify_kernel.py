@@ -38,7 +38,7 @@ from dlc.ir.kernel import (
 )
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.ir.text_kernel import print_kernel
-from dlc.ir.types import DType, bfloat16, bool_, float32, int64, uint32
+from dlc.ir.types import DType, bfloat16, bool_, float32, int64, uint16, uint32
 
 HORIZONTAL_OPS = frozenset({"add", "mul", "maximum", "minimum", "bit_and", "bit_or"})
 
@@ -243,8 +243,8 @@ class _Checker:
 
     def tile_access(self, name: str, index: Expr, stride: Expr, scope: _Scope, statement: Stmt, written: bool) -> None:
         buffer = self.buffer(name, scope, statement)
-        if buffer.dtype not in (bfloat16, float32):
-            self.fail(f"tiles hold bfloat16 or float32, but {name} holds {buffer.dtype}", statement)
+        if buffer.dtype not in (bfloat16, float32, uint16, uint32):
+            self.fail(f"tiles hold bfloat16 (also as words) or float32, but {name} holds {buffer.dtype}", statement)
         if written and not buffer.writable:
             self.fail(f"buffer {name} is written but not writable", statement)
         self.index(index, scope, statement)

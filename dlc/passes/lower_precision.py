@@ -1,4 +1,4 @@
-"""Lower precision on request: operands of contractions are rounded to bfloat16, products added in float32.
+"""Lower precision on request: operands of contractions are rounded to bfloat16, or split into two such parts.
 
 Runs last, on primitives. A value that a contraction reads is rounded where it is made, and every other reader
 takes the rounded value too, so that one copy is stored; inputs, weights and outputs of the graph keep their values
@@ -21,6 +21,7 @@ from dlc.ir.opdef import Trait
 from dlc.ir.types import bfloat16, float32
 from dlc.passes.regions import in_regions
 from dlc.passes.rewrite import with_inputs
+from dlc.passes.split_operands import split_operands
 
 _CHOOSING = (None, "maximum", "minimum")
 """Combiners whose result is one of their operands."""
@@ -28,15 +29,21 @@ _CHOOSING = (None, "maximum", "minimum")
 
 @dataclass(frozen=True)
 class LowerPrecisionOptions:
-    """``narrow``: round operands of contractions; ``stored``: keep them as bfloat16, else as rounded float32."""
+    """``parts``: bfloat16 numbers that stand for an operand of a contraction: 0 (float32 as it is), 1 or 2.
 
-    narrow: bool = False
+    ``stored``: keep rounded operands as bfloat16, else as rounded float32. Two parts are never made unless they are
+    multiplied as such: float32 itself is more precise.
+    """
+
+    parts: int = 0
     stored: bool = True
 
 
 def lower_precision(graph: Graph, options: LowerPrecisionOptions = LowerPrecisionOptions()) -> Graph:
     """Round the float32 operands of every contraction, in regions too; the same object if there is nothing to do."""
-    if not options.narrow:
+    if options.parts == 2 and options.stored:
+        return split_operands(graph)
+    if options.parts != 1:
         return graph
     graph = in_regions(graph, lambda region: lower_precision(region, options))
     rounded = _rounded_values(graph)
@@ -129,8 +136,9 @@ class _Rounding:
             return self.builder.constant(array if self.options.stored else array.astype(np.float32))
         if maker is not None and maker.op.name == "cast" and maker.inputs[0].type.dtype is bfloat16:
             return maker.inputs[0] if self.options.stored else value
-        half = self.builder.cast_to(value, bfloat16)
-        return half if self.options.stored else self.builder.cast_to(half, float32)
+        if self.options.stored:
+            return self.builder.cast_to(self.builder.flush_subnormal(value), bfloat16)
+        return self.builder.cast_to(self.builder.cast_to(value, bfloat16), float32)
 
     def read(self, value: Value) -> Value:
         """Return what nodes other than contractions read for ``value``: each its own widening, to fuse with it."""

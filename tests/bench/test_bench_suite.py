@@ -86,6 +86,8 @@ def test_speed_is_that_of_the_fastest_rival():
     assert found["onnxruntime"] == {"median": 3.0, "low": 2.0, "high": 3.0}
     assert found["best rival"] == found["openvino"] == {"median": 2.0, "low": 2.0, "high": 8.0}
     assert rounds.speeds(CASE, {"dlc": {"failed": "reason"}, "torch": {"round_p50_ms": [1.0]}}) == {}
+    narrow = {"dlc-bf16": {"round_p50_ms": [1.0, 2.0]}, "openvino-bf16": {"round_p50_ms": [2.0, 4.0]}}
+    assert rounds.speeds(CASE, narrow) == {"bfloat16": {"median": 2.0, "low": 2.0, "high": 2.0}}
 
 
 def test_numbers_have_three_digits():

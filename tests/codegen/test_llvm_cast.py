@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from kernel_native import Function, index, same, targets, variables
 
+from dlc.codegen.llvm_target import host_target
 from dlc.ir import types
-from dlc.ir.expr import Load, cast, const
+from dlc.ir.expr import Load, apply, cast, const
 from dlc.ir.kernel import Buffer, For, Kernel, LoopKind, Store
 from dlc.ir.scalar import cast_array
 from dlc.ir.types import DType, bfloat16, float16, float32, float64
@@ -96,3 +97,23 @@ def test_integers_convert_to_everything(source: DType) -> None:
         x[:4] = [info.min, info.max, 0, 1]
     for result in (types.bool_, *INTEGERS, float32, float64):
         check(x, source, result)
+
+
+def test_rounding_without_subnormal_numbers() -> None:
+    """An instruction may do it where one flushes subnormal numbers by itself: the result is the same everywhere."""
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 2**32, 1 << 14, dtype=np.uint32).view(np.float32).copy()
+    x[::3] *= np.float32(1e-38)
+    i, l = variables("i l")
+    at = index((i, 16), l)
+    value = cast(apply("flush_subnormal", Load("x", at, float32)), bfloat16)
+    inner = For(l, const(16), LoopKind.VECTOR, (Store("o", at, value),))
+    loop = For(i, const(x.size // 16), LoopKind.SERIAL, (inner,))
+    buffers = (Buffer("x", float32, x.size), Buffer("o", bfloat16, x.size, writable=True))
+    kernel = Kernel("convert", buffers, (), (loop,))
+    with np.errstate(all="ignore"):
+        wanted = np.where(np.abs(x) < np.float32(2.0**-126), x * 0, x).astype(bfloat16.numpy)
+    for target in (*targets(), host_target()):
+        out = np.zeros(x.size, bfloat16.numpy)
+        Function(kernel, target)(x, out)
+        assert same(out, wanted)

@@ -12,8 +12,8 @@ from dlc.ir.structure import same_graph
 from dlc.ir.text_graph import print_graph
 from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 
-STORED = LowerPrecisionOptions(narrow=True)
-EMULATED = LowerPrecisionOptions(narrow=True, stored=False)
+STORED = LowerPrecisionOptions(parts=1)
+EMULATED = LowerPrecisionOptions(parts=1, stored=False)
 
 
 def stored(graph):
@@ -52,16 +52,20 @@ def test_operands_are_rounded_once_and_other_readers_see_the_rounded_value() -> 
   input %x: float32[3, 4] data
   input %w: float32[4, 5] data
   input %v: float32[5, 5] data
-  %0 = cast(%x) {dtype=bfloat16}
-  %1 = cast(%w) {dtype=bfloat16}
-  %2 = contract(%0, %1) {dtype=float32, spec="m k, k n -> m n"}
-  %3 = tanh(%2)
-  %4 = cast(%3) {dtype=bfloat16}
-  %5 = cast(%v) {dtype=bfloat16}
-  %6 = contract(%4, %5) {dtype=float32, spec="m k, k n -> m n"}
-  %7 = cast(%4) {dtype=float32}
-  %8 = add(%7, %6)
-  output "y" = %8
+  %0 = flush_subnormal(%x)
+  %1 = cast(%0) {dtype=bfloat16}
+  %2 = flush_subnormal(%w)
+  %3 = cast(%2) {dtype=bfloat16}
+  %4 = contract(%1, %3) {dtype=float32, spec="m k, k n -> m n"}
+  %5 = tanh(%4)
+  %6 = flush_subnormal(%5)
+  %7 = cast(%6) {dtype=bfloat16}
+  %8 = flush_subnormal(%v)
+  %9 = cast(%8) {dtype=bfloat16}
+  %10 = contract(%7, %9) {dtype=float32, spec="m k, k n -> m n"}
+  %11 = cast(%7) {dtype=float32}
+  %12 = add(%11, %10)
+  output "y" = %12
 """
     )
     found = stored(graph_of(CHAIN))
@@ -162,4 +166,7 @@ def test_regions_are_lowered_too() -> None:
 """
     )
     body = stored(graph).nodes[-1].attributes["body"]
-    assert [str(n.outputs[0].type.dtype) for n in body.nodes] == ["bfloat16", "bfloat16", "float32", "float32"]
+    assert [str(n.outputs[0].type.dtype) for n in body.nodes] == [
+        *("float32", "bfloat16") * 2,
+        *("float32", "float32"),
+    ]

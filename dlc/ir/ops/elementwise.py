@@ -81,6 +81,7 @@ _GRADIENTS: dict[str, Callable[..., tuple[Value | None, ...]]] = {
     # Ties share the gradient equally, as PyTorch's maximum and minimum do.
     "maximum": lambda b, dy, y, x, z: _extreme_gradient(b, dy, x, z, "greater"),
     "minimum": lambda b, dy, y, x, z: _extreme_gradient(b, dy, x, z, "less"),
+    "flush_subnormal": lambda b, dy, y, x: (dy,),
     "floor_mod": lambda b, dy, y, x, z: (dy, b.neg(b.mul(dy, b.floor(b.div(x, z))))),
     "trunc_mod": lambda b, dy, y, x, z: (dy, b.neg(b.mul(dy, b.trunc(b.div(x, z))))),
     "exp": lambda b, dy, y, x: (b.mul(dy, y),),

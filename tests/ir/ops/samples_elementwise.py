@@ -41,6 +41,9 @@ def scalar(name: str, draw: Draw) -> Iterator[Sample]:
         if name in ("is_nan", "is_inf", "maximum", "minimum", "equal", "not_equal", "sign", "abs"):
             special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5], np.float32)
             yield Sample(name, (special, special[::-1].copy())[: entry.arity], differentiable=())
+        if name == "flush_subnormal":
+            small = np.array([1e-40, -1e-40, 2.0**-126, -(2.0**-126), np.nan, -np.inf, 3.0], np.float32)
+            yield Sample(name, (small,), differentiable=())
     if "int" in entry.domain:
         for dtype in (np.int32, np.int64, np.uint8, np.int8):
             low = 0 if dtype is np.uint8 or name in _SHIFTS else -100
