@@ -60,3 +60,14 @@ def test_an_expansion_of_another_type_is_refused():
     builder.emit(bad, source.inputs)
     with pytest.raises(GraphError, match=r"bad_composite.*expands to values of types bool\[3\]"):
         expand_node(builder, builder.nodes[0], Mode.INFERENCE)
+
+
+def test_strided_transposed_convolutions_multiply_no_zeros():
+    text = (
+        "input %x: float32[1, 4, 5, 6] data\ninput %w: float32[4, 8, 2, 2] parameter\n"
+        '%1 = conv_transpose(%x, %w) {strides=(2, 2)}\noutput "y" = %1'
+    )
+    nodes = expand(graph_of(text)).nodes
+    assert not [n for n in nodes if n.op.name == "pad" and any(n.attributes["interior"])]
+    (contract,) = (n for n in nodes if n.op.name == "contract")
+    assert contract.attributes["spec"] == "n c h w, c o ph pw -> n o (h ph) (w pw)"

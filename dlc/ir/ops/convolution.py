@@ -175,24 +175,36 @@ def _group(axes: list[str]) -> str:
 
 
 def _emit(
-    b: Builder, x: Value, w: Value, a: Attributes, spatial: str, strides: Sequence[int], per_group: str, whole: str
+    b: Builder,
+    x: Value,
+    w: Value,
+    layout: str,
+    a: Attributes,
+    spatial: str,
+    strides: Sequence[int],
+    per_group: str,
+    whole: str,
 ) -> Value:
-    """Contract a padded operand with the kernel at every placement."""
-    extents = dict(zip(a["kernel"], w.type.shape, strict=True))
-    layout = a["kernel"]
+    """Contract a padded operand with the kernel, of ``layout``, at every placement.
+
+    A kernel dimension of the upper-case letter of a spatial axis counts results next to each other at one placement.
+    """
+    extents = dict(zip(layout, w.type.shape, strict=True))
     steps = dict(zip(spatial, strides, strict=True))
     # A kernel of extent 1 that moves by single steps reads its axis directly: the contraction is a matrix product.
     direct = [c for c in spatial if extents[c] == 1 and steps[c] == 1]
     w = b.reshape_to(w, tuple(extents[c] for c in layout if c not in direct))
     layout = "".join(c for c in layout if c not in direct)
     w, kernel_terms, input_channels, output_channels = _channel_terms(b, w, layout, a["groups"], per_group, whole)
+    kernel_terms.update((c.upper(), "p" + c) for c in spatial if c.upper() in layout)
     dilation = dict(zip(spatial, a["dilations"], strict=True))
     operand_terms = {"n": "n", "c": input_channels}
     for c in spatial:
         operand_terms[c] = c if c in direct else f"{_scaled(c, steps[c])}+{_scaled('k' + c, dilation[c])}"
         if c not in direct:
             kernel_terms[c] = "k" + c
-    output_terms = {"n": "n", "c": output_channels, **{c: c for c in spatial}}
+    places = {c: _group([c, "p" + c] if c.upper() in layout else [c]) for c in spatial}
+    output_terms = {"n": "n", "c": output_channels, **places}
     sides = (
         " ".join(operand_terms[c] for c in a["input"]),
         " ".join(kernel_terms[c] for c in layout if c in kernel_terms),
@@ -220,7 +232,7 @@ def conv_expand(b: Builder, inputs: tuple[Value, ...], attributes: Attributes, m
     x, w = inputs
     spatial = "".join(c for c in attributes["input"] if c not in "nc")
     x = _padded(b, x, attributes["input"], spatial, [(low, high, 0) for low, high in attributes["padding"]])
-    return (_emit(b, x, w, attributes, spatial, attributes["strides"], "i", "o"),)
+    return (_emit(b, x, w, attributes["kernel"], attributes, spatial, attributes["strides"], "i", "o"),)
 
 
 _ATTRIBUTES = {
@@ -305,19 +317,46 @@ def conv_transpose_evaluate(a: Attributes, x: np.ndarray, w: np.ndarray) -> np.n
 
 
 def conv_transpose_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, mode: Mode) -> Sequence[Value]:
-    """Spread the operand with zeros, then convolve it with the reversed kernel."""
+    """Compute the results between two operand positions together, or spread the operand with zeros."""
     x, w = inputs
     spatial = "".join(c for c in a["input"] if c not in "nc")
+    extents = dict(zip(a["kernel"], w.type.shape, strict=True))
+    static = all(isinstance(extents[c], int) for c in spatial)
+    if static and any(s > 1 for s in a["strides"]) and all(d == 1 for d in a["dilations"]):
+        return (_by_phases(b, x, w, a, spatial),)
     pads: list[tuple[Dim, Dim, int]] = []
     for k, letter in enumerate(spatial):
-        reach = (w.type.shape[a["kernel"].index(letter)] - 1) * a["dilations"][k]
+        reach = (extents[letter] - 1) * a["dilations"][k]
         low, high = a["padding"][k]
         pads.append((reach - low, reach - high + a["output_padding"][k], a["strides"][k] - 1))
     x = _padded(b, x, a["input"], spatial, pads)
-    extents = dict(zip(a["kernel"], w.type.shape, strict=True))
     flipped = tuple(a["kernel"].index(c) for c in spatial if extents[c] != 1)
     w = b.reverse(w, axes=flipped) if flipped else w
-    return (_emit(b, x, w, a, spatial, (1,) * len(spatial), "o", "i"),)
+    return (_emit(b, x, w, a["kernel"], a, spatial, (1,) * len(spatial), "o", "i"),)
+
+
+def _by_phases(b: Builder, x: Value, w: Value, a: Attributes, spatial: str) -> Value:
+    """Multiply no zeros: result ``s*i + p`` along an axis of stride s sums x[i - u] * w[s*u + p] over u.
+
+    So the kernel, filled up to a multiple of s, splits into taps u and phases p, and the phases are results side by
+    side of one convolution by single steps.
+    """
+    layout, shape = a["kernel"], dict(zip(a["kernel"], w.type.shape, strict=True))
+    stride = dict(zip(spatial, a["strides"], strict=True))
+    taps = {c: -(-int(shape[c]) // stride[c]) for c in spatial}  # type: ignore[call-overload]
+    fill = {c: taps[c] * stride[c] - int(shape[c]) for c in spatial}  # type: ignore[call-overload]
+    w = _padded(b, w, layout, spatial, [(0, fill[c], 0) for c in spatial])
+    split = "".join(c + c.upper() if c in spatial and stride[c] > 1 else c for c in layout)
+    parts = {**shape, **taps, **{c.upper(): stride[c] for c in spatial}}
+    w = b.reshape_to(w, tuple(parts[c] for c in split))
+    flipped = tuple(split.index(c) for c in spatial if taps[c] > 1)
+    w = b.reverse(w, axes=flipped) if flipped else w
+    x = _padded(b, x, a["input"], spatial, [(taps[c] - 1, taps[c] - 1, 0) for c in spatial])
+    y = _emit(b, x, w, split, a, spatial, (1,) * len(spatial), "o", "i")
+    crop: list[tuple[Dim, Dim, int]] = []
+    for c, (low, high), extra in zip(spatial, a["padding"], a["output_padding"], strict=True):
+        crop.append((-low, extra - high - fill[c], 0))
+    return _padded(b, y, a["output"], spatial, crop)
 
 
 register(

@@ -231,6 +231,12 @@ def conv_transpose(name: str, draw: Draw) -> Iterator[Sample]:
     )  # fmt: skip
     yield from both(name, draw.normal(2, 4, 4), draw.normal(4, 1, 3), groups=4, strides=2, padding=1)
     yield from both(name, draw.normal(1, 4, 3, 3), draw.normal(4, 2, 1, 1), strides=2)
+    yield from both(name, draw.normal(2, 4, 3, 4), draw.normal(4, 5, 2, 2), strides=2)
+    yield from both(name, draw.normal(1, 4, 3, 4), draw.normal(4, 3, 4, 3), strides=(2, 1), padding=1, groups=2)
+    yield from both(
+        name, draw.normal(1, 3, 4, 3), draw.normal(5, 3, 3, 4), strides=(2, 3), output_padding=(1, 2),
+        padding=((0, 1), (2, 0)), input="nhwc", kernel="ohiw", output="nchw",
+    )  # fmt: skip
 
 
 @sampler("gather")
