@@ -43,8 +43,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         "value (light topologies: from onnxruntime), of training the largest relative difference of the first four "
         "losses from float64.",
         "The floor is the larger of FLOPs over the measured peak and least bytes over the measured bandwidth. Speed is "
-        "the time of the fastest float32 peer over dlc's, the median of the rounds' ratios: above 1 dlc is faster. The speed of bf16 is that of dlc's bfloat16 against "
-        "OpenVINO's.",
+        "the time of the fastest float32 peer over dlc's, the median of the rounds' ratios: above 1 dlc is faster. "
+        "The speed of bf16 is that of dlc's bfloat16 against OpenVINO's.",
     ]
     for kind in (INFERENCE, TRAINING):
         reports = [r for r in results["cases"].values() if r["case"]["kind"] == kind]
