@@ -12,7 +12,7 @@ from math import prod
 from dlc.codegen.amx_blocking import amx_cycles, amx_pays, fma_cycles
 from dlc.codegen.contract_blocking import PACKED, RegisterTile, register_tile
 from dlc.codegen.target import CpuTarget
-from dlc.codegen.winograd_problem import POINTS, REACH, STEP, WinogradProblem
+from dlc.codegen.winograd_problem import POINTS, REACH, STEP, WINDOW, WinogradProblem
 
 LONGEST_CHAIN = 64
 """Channels that are added up before their sum is added to that of the channels before: shorter chains round less, and
@@ -24,6 +24,8 @@ INPUT_CYCLES, OUTPUT_CYCLES = 28.0, 30.0
 """Cycles to transform one vector of a tile's inputs, and of its outputs, epilogue included."""
 WATCH_CYCLES, WATCH_PIXEL_CYCLES = 1.5, 25.0
 """Cycles to add up the magnitudes of one vector of channels of a pixel, and to finish a pixel."""
+WEIGHT_CYCLES, LIMIT_CYCLES = 100.0, 4.0
+"""Cycles to transform a vector of filters of one channel, and to watch one vector of weights (on one thread)."""
 AGAIN_CYCLES = 1.5
 """Cycles to add a vector of a chain's sums to those before."""
 L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 10.0, 4.0
@@ -107,15 +109,26 @@ class WinogradBlocking:
 def choose_winograd(found: WinogradProblem, target: CpuTarget, threads: int, constant: bool) -> WinogradBlocking | None:
     """Return how to cut the contraction, None where another path is expected to be about as fast or faster.
 
-    ``constant`` says that the weights are transformed ahead.
+    ``constant`` says that the weights are transformed ahead, not in every run.
     """
-    if not constant or prod(found.tiles) < FEWEST_TILES:
+    if prod(found.tiles) < FEWEST_TILES:
         return None
     blocking = best_blocking(found, target, threads)
+    preparation = 0.0 if constant else _preparation_cycles(found, blocking.tile, target, threads)
     problem = found.problem
     fma = fma_cycles(problem, target, threads, PACKED) + _fetch(problem.sizes[problem.panel_operand], target)
     other = amx_cycles(problem, target, threads, PACKED) if amx_pays(problem, target, threads, PACKED) else fma
-    return blocking if winograd_cycles(found, blocking, target, threads) < GAIN * other / threads else None
+    cycles = winograd_cycles(found, blocking, target, threads) + preparation
+    return blocking if cycles < GAIN * other / threads else None
+
+
+def _preparation_cycles(found: WinogradProblem, tile: RegisterTile, target: CpuTarget, threads: int) -> float:
+    """Estimate what transforming, packing and watching weights takes that change from run to run."""
+    size = found.problem.sizes[found.problem.panel_operand]
+    filters = found.channels.extent * -(-found.column.extent // tile.lanes)
+    transformed = POINTS * found.channels.extent * found.column.extent
+    shared = filters * WEIGHT_CYCLES + 2 * _fetch(2 * size, target) + 2 * _fetch(transformed, target)
+    return shared / threads + filters * WINDOW * WINDOW * LIMIT_CYCLES
 
 
 def best_blocking(found: WinogradProblem, target: CpuTarget, threads: int) -> WinogradBlocking:
