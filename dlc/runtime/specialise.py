@@ -45,8 +45,18 @@ class SpecialisingExecutable:
 
     def run(self, feeds: Mapping[str, object]) -> dict[str, np.ndarray]:
         """Run once, as Executable.run does; compiles first where the shapes are new."""
+        arrays = self._arrays(feeds)
+        return self.executable(self._binding(arrays)).run(arrays)
+
+    def executable_for(self, feeds: Mapping[str, object]) -> Executable:
+        """Return the executable that a run on ``feeds`` takes, compiled if their shapes are new."""
+        return self.executable(self._binding(self._arrays(feeds)))
+
+    def _arrays(self, feeds: Mapping[str, object]) -> dict[str, np.ndarray]:
         check_names(feeds, self.inputs)
-        arrays = {port.name: as_input_array(port.name, port.type, feeds[port.name]) for port in self.inputs}
+        return {port.name: as_input_array(port.name, port.type, feeds[port.name]) for port in self.inputs}
+
+    def _binding(self, arrays: Mapping[str, np.ndarray]) -> Binding:
         shapes = tuple(array.shape for array in arrays.values())
         binding = self._bindings.get(shapes)
         if binding is None:
@@ -54,7 +64,7 @@ class SpecialisingExecutable:
             if len(self._bindings) > 64 * self._limit:
                 self._bindings = {}
             self._bindings[shapes] = binding
-        return self.executable(binding).run(arrays)
+        return binding
 
     def __call__(self, *arrays: object) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run with inputs in order; return the output alone if there is one, else a tuple of them."""

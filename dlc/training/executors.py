@@ -14,12 +14,14 @@ import numpy as np
 from dlc.driver.artifact import Shared
 from dlc.driver.compile import compile_bound, initial_state, ports
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
+from dlc.errors import DlcError
 from dlc.ir.graph import Graph
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
 from dlc.passes.bind import bind
 from dlc.runtime.buffers import as_input_array
 from dlc.runtime.executable import Executable, Port, check_names
+from dlc.runtime.profile import Profile, profile
 from dlc.runtime.specialise import SpecialisingExecutable, infer_binding
 
 
@@ -84,3 +86,15 @@ def make_executor(
     if set(graph_symbols(graph)) <= set(binding):
         return compile_for({}), state
     return SpecialisingExecutable(*ports(graph), compile_for), state
+
+
+def profile_steps(executor: Executor, feeds: Mapping[str, Any], runs: int, warmup: int) -> Profile:
+    """Run ``executor`` on ``feeds`` ``warmup + runs`` times and return the median time of every step of its plan.
+
+    Raises DlcError where nothing is compiled.
+    """
+    if isinstance(executor, SpecialisingExecutable):
+        executor = executor.executable_for(feeds)
+    if not isinstance(executor, Executable):
+        raise DlcError("the interpreter has no compiled steps to profile; compile with device='cpu'")
+    return profile(executor, feeds, runs, warmup)

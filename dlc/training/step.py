@@ -24,9 +24,10 @@ from dlc.ir.types import tensor_type
 from dlc.passes.train_step import TrainOptions, evaluation_step, train_step, trained_parameters, with_values
 from dlc.runtime import checkpoint
 from dlc.runtime.executable import Port
+from dlc.runtime.profile import Profile
 from dlc.training.callbacks import Callback
 from dlc.training.data import as_batches
-from dlc.training.executors import Executor, make_executor
+from dlc.training.executors import Executor, make_executor, profile_steps
 from dlc.training.fit import FitOptions, Position, run_fit
 
 _LEARNING_RATE = "optimizer:learning_rate"
@@ -141,6 +142,16 @@ class TrainingStep:
         self._count += 1
         self.metrics = {name: float(array) for name, array in results.items()}
         return self.metrics["loss"]
+
+    def profile(self, feeds: Mapping[str, Any], runs: int = 10, warmup: int = 2) -> Profile:
+        """Train on ``feeds`` for ``warmup + runs`` steps and return where their time goes, as ``dlc profile`` shows it.
+
+        ``print(step.profile(batch).table())`` lists the slowest kernels, ``write_trace`` writes a file for Perfetto.
+        Raises DlcError on the interpreter.
+        """
+        result = profile_steps(self.executor, feeds, runs, warmup)
+        self._count += warmup + runs
+        return result
 
     @property
     def steps(self) -> int:

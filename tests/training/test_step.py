@@ -52,6 +52,21 @@ def test_run_returns_the_loss_before_the_update_and_metrics():
     assert losses_seen[-1] < 0.5 * loss
 
 
+@pytest.mark.parametrize("batch", ["batch", 8])
+def test_profile_times_the_kernels_of_a_step_and_trains(batch):
+    step, twin = make(classifier(batch)), make(classifier(batch))
+    result = step.profile(FEEDS, runs=3, warmup=1)
+    labels = " ".join(record.label for record in result.steps)
+    assert "loss" in labels and "backward" in labels and "update" in labels
+    assert result.runs == 3 and result.milliseconds > 0
+    assert step.steps == 4
+    for _ in range(4):
+        twin.run(FEEDS)
+    assert step.run(FEEDS) == twin.run(FEEDS)
+    with pytest.raises(DlcError, match="interpreter"):
+        make(device="interpreter").profile(FEEDS)
+
+
 def test_two_compilations_train_alike_and_the_graph_keeps_its_values():
     graph = classifier()
     initial = graph.state()
