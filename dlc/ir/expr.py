@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Union
 
 from dlc.errors import DlcError
@@ -35,7 +36,7 @@ class _Hashed:
         return _same(self, other)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((type(self).__name__, self._key())))
+        object.__setattr__(self, "_hash", hash(self._key()))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -159,8 +160,17 @@ def _head(expr: Expr) -> tuple:
     return expr._key()
 
 
+_small: dict[int, Const] = {}
+"""Indices that occur all the time: one object each."""
+
+
 def const(value: int | float | bool, dtype: DType = int64) -> Const:
     """Build a literal."""
+    if dtype is int64 and type(value) is int and -4096 <= value <= 65536:
+        known = _small.get(value)
+        if known is None:
+            known = _small[value] = Const(value, int64)
+        return known
     return Const(value, dtype)
 
 
@@ -188,19 +198,20 @@ def select(condition: Expr, a: Expr, b: Expr) -> Expr:
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     """Return the operands of ``expr``."""
-    match expr:
-        case Apply(args=args):
-            return args
-        case Read(indices=indices):
-            return indices
-        case Load(index=index) | Horizontal(index=index):
-            return (index,)
+    kind = type(expr)  # asked more often than anything else of an expression: patterns would take several times as long
+    if kind is Apply:
+        return expr.args  # type: ignore[union-attr]
+    if kind is Read:
+        return expr.indices  # type: ignore[union-attr]
+    if kind is Load or kind is Horizontal:
+        return (expr.index,)  # type: ignore[union-attr]
     return ()
 
 
 def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
     """Return ``expr`` with operands ``new`` (the same object where nothing changed)."""
-    if all(a is b for a, b in zip(children(expr), new, strict=True)):
+    old = children(expr)
+    if len(old) == len(new) and all(map(is_, old, new)):
         return expr
     match expr:
         case Apply(op=op, dtype=dtype):

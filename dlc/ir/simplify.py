@@ -104,6 +104,10 @@ class Simplifier:
 
     def _shared(self, expr: Expr) -> Expr:
         """Return the one object that stands for ``expr``, so that comparing stays cheap however deep it is."""
+        if id(expr) in self._final:
+            return expr
+        if all(id(child) in self._final for child in children(expr)):
+            return self._table.setdefault(_shallow_key(expr), expr)
         done: dict[int, Expr] = {}
         pending: list[tuple[Expr, bool]] = [(expr, False)]
         while pending:

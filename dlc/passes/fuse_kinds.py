@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Union
 
+from dlc.ir.attributes import Attributes, Literal
 from dlc.ir.compute import Compute, is_lanewise_product
 from dlc.ir.cost import cost, distinct
 from dlc.ir.expr import Apply, Const, Expr, Read, Var, children
-from dlc.ir.graph import Node
-from dlc.ir.opdef import Trait
+from dlc.ir.graph import Graph, Node, Value
+from dlc.ir.opdef import OpDef, Trait
 from dlc.ir.simplify import Simplifier, linear_index
+from dlc.ir.types import TensorType
 
 _LARGEST_FREE_BODY = 8
 
@@ -64,7 +67,20 @@ _elementwise: dict[object, int] = {}
 
 
 def facts_of(node: Node) -> NodeFacts:
-    """Return what fusion must know of ``node``."""
+    """Return what fusion must know of ``node``; layers repeat, and equal nodes are looked at once."""
+    if any(isinstance(value, Literal | Graph) for value in node.attributes.values()):
+        return _find_facts(node)
+    return _known_facts(node.op, node.input_types, node.attributes, node.output_types)
+
+
+@lru_cache(maxsize=4096)
+def _known_facts(
+    op: OpDef, inputs: tuple[TensorType, ...], attributes: Attributes, outputs: tuple[TensorType, ...]
+) -> NodeFacts:
+    return _find_facts(Node(op, tuple(map(Value, inputs)), attributes, tuple(map(Value, outputs))))
+
+
+def _find_facts(node: Node) -> NodeFacts:
     op = node.op
     if op.compute is None or len(node.outputs) != 1:
         return _OPAQUE
