@@ -22,7 +22,7 @@ from dlc.errors import DlcError
 _ELF64_LITTLE = b"\x7fELF\x02\x01\x01"
 _RELOCATABLE, _X86_64 = 1, 62
 _PROGBITS, _SYMBOLS, _RELOCATIONS, _NOBITS = 1, 2, 4, 8
-_ALLOCATED = 2
+_WRITABLE, _ALLOCATED, _THREAD_LOCAL = 1, 2, 0x400
 _PC32, _PLT32 = 2, 4
 _UNDEFINED, _RESERVED = 0, 0xFF00
 _MOST_ALIGNED = 4096
@@ -159,6 +159,8 @@ def _layout(objects: Sequence[_Object]) -> tuple[list[list[int | None]], int]:
             if not section.flags & _ALLOCATED or section.kind not in (_PROGBITS, _NOBITS):
                 offsets.append(None)
                 continue
+            if section.flags & (_WRITABLE | _THREAD_LOCAL):
+                raise UnsupportedObjectError("a section holds variables")
             if section.alignment > _MOST_ALIGNED:
                 raise UnsupportedObjectError(f"a section wants an alignment of {section.alignment}")
             position += -position % section.alignment

@@ -76,6 +76,12 @@ def test_a_missing_symbol_is_an_error(images):
         load_objects(images[:1])
 
 
+def test_variables_are_refused():
+    text = "@count = global i64 7\ndefine i64 @get() {\n  %x = load i64, ptr @count\n  ret i64 %x\n}\n"
+    with pytest.raises(UnsupportedObjectError, match="variables"):
+        load_objects([compiled(text)])
+
+
 def test_nothing_is_writable_and_memory_goes_with_the_object(images):
     code = load_objects(images)
     address = code.address("entry")
