@@ -51,7 +51,7 @@ def executable(steps: int, threads: int) -> Executable:
         code = load_objects(compiler.finish().objects)
     slot = Slot(SlotKind.OUTPUT, "o", threads * LINE * 4, tensor_type("float32", (threads * LINE,)))
     step = KernelStep(symbol, (Argument(0, 0),), threads, flops=CLAIMED, nbytes=1)
-    return Executable(Plan((slot,), (step,) * steps, 0), code, native_runtime(compile_cached), threads=threads)
+    return Executable(Plan((slot,), (step,) * steps, 0), code, native_runtime(), threads=threads)
 
 
 def microseconds(run: partial, runs: int, rounds: int = 15) -> float:

@@ -7,12 +7,11 @@ name when the executable is made.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from dlc.codegen.target import CpuTarget
 from dlc.driver.host import load_objects, native_runtime
 from dlc.ir.plan import KernelStep, Plan, SlotKind
 from dlc.runtime.executable import Executable, NativeCode, Port
@@ -56,13 +55,9 @@ def make_executable(
     outputs: tuple[Port, ...],
     threads: int,
     shared: Shared,
-    compile_text: Callable[[str, CpuTarget], bytes],
 ) -> Executable:
-    """Load the code, run the load plan on the graph's ``initial`` arrays, and bind the rest.
-
-    ``compile_text`` compiles the native runtime on first use.
-    """
-    native = native_runtime(compile_text)
+    """Load the code, run the load plan on the graph's ``initial`` arrays, and bind the rest."""
+    native = native_runtime()
     code = load_objects(artifact.objects)
     slots = artifact.main_plan.slots
     main_constants = {s.name for s in slots if s.kind is SlotKind.CONSTANT}

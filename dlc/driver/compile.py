@@ -15,7 +15,7 @@ from dlc.driver.artifact import Artifact, Shared, make_executable
 from dlc.driver.host import find_target
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.driver.report import CompileReport
-from dlc.driver.store import artifact_key, compile_cached, load_artifact, store_artifact
+from dlc.driver.store import artifact_key, load_artifact, store_artifact
 from dlc.errors import CompileError
 from dlc.ir.graph import Graph, Role
 from dlc.ir.interface import interface_of
@@ -86,7 +86,7 @@ def compile_bound(
     artifact = find_artifact(graph, binding or {}, options, target, report)
     with report.phase("load"):
         initial = interface_of(graph).initial
-        executable = make_executable(artifact, initial, *ports(graph, binding), options.threads, shared, compile_cached)
+        executable = make_executable(artifact, initial, *ports(graph, binding), options.threads, shared)
     memory = executable.memory
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)

@@ -6,11 +6,10 @@ all the rest, is needed to compile only, and where an object has something that 
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import import_module
@@ -18,16 +17,14 @@ from importlib import import_module
 from dlc import config
 from dlc.codegen.amx_permission import tiles_permitted
 from dlc.codegen.host_caches import cache_sizes
-from dlc.codegen.llvm_dispatch import EXPORTS, PYTHON_EXPORTS, dispatcher_text, python_poll_text
 from dlc.codegen.target import CpuTarget
 from dlc.driver.identity import compiler_digest
+from dlc.log import inform
 from dlc.runtime import object_code
 from dlc.runtime.cache import CodeCache, make_key
 from dlc.runtime.executable import NativeCode
 from dlc.runtime.object_code import UnsupportedObjectError
-from dlc.runtime.threads import NativeRuntime
-
-log = logging.getLogger("dlc.load")
+from dlc.runtime.threads import RUNTIME_SYMBOLS, NativeRuntime
 
 _IDENTITY = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implementer", "CPU part", "Features")
 
@@ -41,24 +38,34 @@ def load_objects(images: Sequence[bytes]) -> NativeCode:
         try:
             return object_code.load_objects(images)
         except UnsupportedObjectError as error:
-            log.info("objects go to LLVM's linker: %s", error)
+            inform("dlc.load", f"objects go to LLVM's linker: {error}")
     code: NativeCode = import_module("dlc.codegen.llvm_jit").load_objects(images)
     return code
 
 
-def native_runtime(compile_text: Callable[[str, CpuTarget], bytes]) -> NativeRuntime:
-    """Return the process's pool and dispatcher functions, compiled on first use.
-
-    ``compile_text`` makes the object code, for example through a cache.
-    """
+def native_runtime() -> NativeRuntime:
+    """Return the process's pool and dispatcher functions, compiled on first use."""
     with _lock:
         if not _runtime:
-            target = find_target("generic")
-            texts = (dispatcher_text(platform.machine()), python_poll_text())
-            code = load_objects([compile_text(text, target) for text in texts])
-            addresses = {symbol: code.address(symbol) for symbol in (*EXPORTS, *PYTHON_EXPORTS)}
+            code = load_objects(_runtime_objects())
+            addresses = {symbol: code.address(symbol) for symbol in RUNTIME_SYMBOLS}
             _runtime.append(NativeRuntime.from_addresses(addresses, code))
         return _runtime[0]
+
+
+def _runtime_objects() -> list[bytes]:
+    """Compile the runtime for any processor of this kind, or take it from the code cache."""
+    machine = platform.machine()
+    cache = CodeCache()
+    key = make_key("runtime", {"machine": machine, "compiler": compiler_digest()})
+    entry = cache.load(key)
+    if entry is not None:
+        return [bytes(entry.blobs["dispatcher"]), bytes(entry.blobs["poll"])]
+    texts, jit = import_module("dlc.codegen.llvm_dispatch"), import_module("dlc.codegen.llvm_jit")
+    target = find_target("generic")
+    objects = [jit.compile_module(text, target) for text in (texts.dispatcher_text(machine), texts.python_poll_text())]
+    cache.store(key, {}, dict(zip(("dispatcher", "poll"), objects, strict=True)))
+    return objects
 
 
 def find_target(restriction: str = "") -> CpuTarget:

@@ -6,7 +6,6 @@ imported is a function given by the caller.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +19,11 @@ from dlc.errors import DlcError
 from dlc.ir.graph import Graph, InputSpec, Role
 from dlc.ir.interface import DeferredGraph, Interface, digest_of, interface_of
 from dlc.ir.provenance import FileState, Place, Region, file_state, find_place
+from dlc.log import inform
 from dlc.runtime.cache import CacheKey, CodeCache, make_key
 from dlc.runtime.cache_file import Entry
 from dlc.runtime.file_arrays import FileArrays
 from dlc.runtime.plan_json import type_from_json, type_to_json
-
-log = logging.getLogger("dlc.cache")
 
 _MOST_HELD = 16 << 20
 """Bytes of initial arrays that are no part of a file and therefore stored; a model with more is imported each time."""
@@ -121,7 +119,7 @@ def _from_entry(entry: Entry, import_model: Import, path: Path) -> tuple[Graph, 
     try:
         arrays = FileArrays(files, places, entry.arrays)
     except OSError as error:
-        log.info("model %s is imported again: %s", path, error)
+        inform("dlc.cache", f"model {path} is imported again: {error}")
         return None
 
     def make() -> Graph:

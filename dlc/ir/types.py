@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import Literal
 
-import ml_dtypes
 import numpy as np
 
 from dlc.errors import DlcError
@@ -21,12 +22,17 @@ Kind = Literal["bool", "int", "uint", "float", "complex", "string"]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DType:
-    """An element type: ``name``, ``kind``, ``bits`` of storage, and the NumPy dtype that holds it."""
+    """An element type: ``name``, ``kind``, ``bits`` of storage; ``builtin`` is NumPy's own dtype, if it has one."""
 
     name: str
     kind: Kind
     bits: int
-    numpy: np.dtype
+    builtin: np.dtype | None = None
+
+    @property
+    def numpy(self) -> np.dtype:
+        """The NumPy dtype that holds it."""
+        return self.builtin if self.builtin is not None else _from_ml_dtypes(self.name)
 
     @property
     def itemsize(self) -> int:
@@ -47,6 +53,12 @@ class DType:
     __repr__ = __str__
 
 
+@cache
+def _from_ml_dtypes(name: str) -> np.dtype:
+    """Return the dtype of that name; few programs need any of them, and the package takes long to import."""
+    return np.dtype(getattr(import_module("ml_dtypes"), name))
+
+
 bool_ = DType("bool", "bool", 8, np.dtype(np.bool_))
 int8 = DType("int8", "int", 8, np.dtype(np.int8))
 int16 = DType("int16", "int", 16, np.dtype(np.int16))
@@ -57,18 +69,18 @@ uint16 = DType("uint16", "uint", 16, np.dtype(np.uint16))
 uint32 = DType("uint32", "uint", 32, np.dtype(np.uint32))
 uint64 = DType("uint64", "uint", 64, np.dtype(np.uint64))
 float16 = DType("float16", "float", 16, np.dtype(np.float16))
-bfloat16 = DType("bfloat16", "float", 16, np.dtype(ml_dtypes.bfloat16))
+bfloat16 = DType("bfloat16", "float", 16)
 float32 = DType("float32", "float", 32, np.dtype(np.float32))
 float64 = DType("float64", "float", 64, np.dtype(np.float64))
 complex64 = DType("complex64", "complex", 64, np.dtype(np.complex64))
 complex128 = DType("complex128", "complex", 128, np.dtype(np.complex128))
-float8_e4m3fn = DType("float8_e4m3fn", "float", 8, np.dtype(ml_dtypes.float8_e4m3fn))
-float8_e4m3fnuz = DType("float8_e4m3fnuz", "float", 8, np.dtype(ml_dtypes.float8_e4m3fnuz))
-float8_e5m2 = DType("float8_e5m2", "float", 8, np.dtype(ml_dtypes.float8_e5m2))
-float8_e5m2fnuz = DType("float8_e5m2fnuz", "float", 8, np.dtype(ml_dtypes.float8_e5m2fnuz))
-float4_e2m1fn = DType("float4_e2m1fn", "float", 4, np.dtype(ml_dtypes.float4_e2m1fn))
-int4 = DType("int4", "int", 4, np.dtype(ml_dtypes.int4))
-uint4 = DType("uint4", "uint", 4, np.dtype(ml_dtypes.uint4))
+float8_e4m3fn = DType("float8_e4m3fn", "float", 8)
+float8_e4m3fnuz = DType("float8_e4m3fnuz", "float", 8)
+float8_e5m2 = DType("float8_e5m2", "float", 8)
+float8_e5m2fnuz = DType("float8_e5m2fnuz", "float", 8)
+float4_e2m1fn = DType("float4_e2m1fn", "float", 4)
+int4 = DType("int4", "int", 4)
+uint4 = DType("uint4", "uint", 4)
 string = DType("string", "string", 64, np.dtype(object))
 
 DTYPES: Mapping[str, DType] = {
@@ -79,7 +91,12 @@ DTYPES: Mapping[str, DType] = {
         int4, uint4, string,
     )
 }  # fmt: skip
-_BY_NUMPY = {d.numpy: d for d in DTYPES.values()}
+_BY_NUMPY = {d.builtin: d for d in DTYPES.values() if d.builtin is not None}
+
+
+@lru_cache(maxsize=1)
+def _others() -> Mapping[np.dtype, DType]:
+    return {d.numpy: d for d in DTYPES.values() if d.builtin is None}
 
 
 def as_dtype(value: DType | str | np.dtype | type) -> DType:
@@ -89,7 +106,8 @@ def as_dtype(value: DType | str | np.dtype | type) -> DType:
     if isinstance(value, str) and value in DTYPES:
         return DTYPES[value]
     try:
-        return _BY_NUMPY[np.dtype(value).newbyteorder("=")]
+        native = np.dtype(value).newbyteorder("=")
+        return _BY_NUMPY[native] if native in _BY_NUMPY else _others()[native]
     except (TypeError, KeyError):
         raise DlcError(f"{value!r} is not a dtype that dlc knows; it knows {', '.join(DTYPES)}") from None
 

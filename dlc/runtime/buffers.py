@@ -12,12 +12,11 @@ from math import prod
 
 import numpy as np
 
-from dlc.errors import InputError, ResourceLimitError
-from dlc.ir.types import DTYPES, TensorType
+from dlc.errors import DlcError, InputError, ResourceLimitError
+from dlc.ir.types import TensorType, as_dtype
 
 ALIGNMENT = 64
 _HUGE_PAGE = 1 << 21
-_NUMERIC = frozenset(dtype.numpy for dtype in DTYPES.values() if dtype.kind != "string")
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -127,11 +126,18 @@ def _as_array(name: str, type_: TensorType, value: object) -> np.ndarray:
         raise InputError(f"input {name!r} expects {type_}, and this {given} is no array: {error}") from error
     if array.dtype == expected or (array.dtype.kind in "biufc" and array.dtype.newbyteorder("=") == expected):
         return array
-    if array.dtype.newbyteorder("=") in _NUMERIC:
+    if _is_numeric(array.dtype):
         advice = f"convert it first: array.astype({_spelled(expected)})"
     else:
         advice = f"build it with numpy.array(..., dtype={_spelled(expected)})"
     raise InputError(f"{_mismatch(name, type_, array)}; {advice}")
+
+
+def _is_numeric(dtype: np.dtype) -> bool:
+    try:
+        return as_dtype(dtype).kind != "string"
+    except DlcError:
+        return False
 
 
 def _from_python(name: str, type_: TensorType, value: object) -> np.ndarray:

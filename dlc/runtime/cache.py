@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -20,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from dlc import config
+from dlc.log import warn
 from dlc.runtime.cache_file import DamagedEntryError, Entry, check_owner, read_entry, read_head, write_entry
 
-log = logging.getLogger("dlc.cache")
-
+CHANNEL = "dlc.cache"
 _SUFFIX = ".dlc"
 _TEMPORARY = ".tmp-"
 _STALE_SECONDS = 3600
@@ -225,7 +224,7 @@ class CodeCache:
     def _report(self, message: str) -> None:
         if message not in _reported:
             _reported.add(message)
-            log.warning("code cache: %s", message)
+            warn(CHANNEL, f"code cache: {message}")
 
 
 def _unlink(path: Path) -> bool:
@@ -234,7 +233,7 @@ def _unlink(path: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        log.warning("code cache: %s cannot be removed: %s", path, error)
+        warn(CHANNEL, f"code cache: {path} cannot be removed: {error}")
         return False
     return True
 

@@ -13,8 +13,8 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import IO, Any
 
 import numpy as np
@@ -178,7 +178,8 @@ def _digests(views: list[memoryview]) -> Iterator[str]:
     if sum(piece.nbytes for piece in flat) < 2 * _PIECE:
         hashed = [hashlib.sha256(piece).digest() for piece in flat]
     else:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
+        futures = import_module("concurrent.futures")  # for large entries only: it takes long to import
+        with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
             hashed = list(workers.map(lambda piece: hashlib.sha256(piece).digest(), flat))
     remaining = iter(hashed)
     for parts in pieces:

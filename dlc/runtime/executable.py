@@ -7,10 +7,10 @@ code is generated.
 
 from __future__ import annotations
 
-import difflib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from math import prod
 from typing import Any, Protocol
 
@@ -293,7 +293,7 @@ def check_names(feeds: Mapping[str, object], ports: Sequence[Port]) -> None:
     if missing:
         problems.append(f"missing input {', '.join(missing)}")
     for name in extra:
-        near = difflib.get_close_matches(str(name), names, n=1)
+        near = import_module("difflib").get_close_matches(str(name), names, n=1)
         problems.append(f"there is no input {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
     if problems:
         raise InputError(f"{'; '.join(problems)}; the inputs are {', '.join(map(str, ports)) or 'none'}")
