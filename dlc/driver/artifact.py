@@ -65,8 +65,9 @@ def make_executable(
     recipes = load_recipes(artifact.load_plan)
     to_prepare = not all(digest in shared.prepared for digest in recipes.values())
     needed = {s.name for s in artifact.load_plan.slots if s.kind is SlotKind.CONSTANT} if to_prepare else set()
-    wanted = sorted((needed | main_constants) - artifact.literals.keys() - recipes.keys())
-    arrays = {**artifact.literals, **fetch(initial, wanted)}
+    given = artifact.literals.keys() | recipes.keys()
+    arrays = {**artifact.literals, **fetch(initial, sorted(main_constants - given))}
+    arrays |= fetch(initial, sorted(needed - given - main_constants), together=True)  # gone when all is prepared
     if to_prepare:
         _prepare(artifact, code, native, arrays, threads, shared, recipes)
     prepared = {name: shared.prepared[digest] for name, digest in recipes.items()}

@@ -39,6 +39,9 @@ def test_places_are_read_into_aligned_memory(stored, numbers, monkeypatch, piece
     assert found["w"].tobytes() == numbers.tobytes() and float(found["scale"]) == 2
     assert found["w"].__array_interface__["data"][0] % 64 == 0 and not found["w"].flags.writeable
     assert arrays["row"].tobytes() == numbers[0].tobytes()
+    whole = fetch(arrays, ["row", "w", "scale"], together=True)
+    assert whole["row"].base is whole["w"].base and whole["row"].tobytes() == numbers[0].tobytes()
+    assert whole["w"].tobytes() == numbers.tobytes() and whole["w"].__array_interface__["data"][0] % 64 == 0
     assert fetch({"a": numbers, "b": numbers}, ["b"]) == {"b": numbers}
 
 
