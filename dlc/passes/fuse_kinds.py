@@ -14,7 +14,7 @@ from dlc.ir.attributes import Attributes, Literal
 from dlc.ir.compute import Compute, is_lanewise_product
 from dlc.ir.cost import cost, distinct
 from dlc.ir.expr import Apply, Const, Expr, Read, Var, children
-from dlc.ir.graph import Graph, Node, Value
+from dlc.ir.graph import Node, Value
 from dlc.ir.opdef import OpDef, Trait
 from dlc.ir.simplify import Simplifier, linear_index
 from dlc.ir.types import TensorType
@@ -68,8 +68,10 @@ _elementwise: dict[object, int] = {}
 
 def facts_of(node: Node) -> NodeFacts:
     """Return what fusion must know of ``node``; layers repeat, and equal nodes are looked at once."""
-    if any(isinstance(value, Literal | Graph) for value in node.attributes.values()):
-        return _find_facts(node)
+    if node.op.compute is None or len(node.outputs) != 1:
+        return _OPAQUE
+    if any(isinstance(value, Literal) for value in node.attributes.values()):
+        return _find_facts(node)  # not kept: it may be large
     return _known_facts(node.op, node.input_types, node.attributes, node.output_types)
 
 
@@ -82,8 +84,6 @@ def _known_facts(
 
 def _find_facts(node: Node) -> NodeFacts:
     op = node.op
-    if op.compute is None or len(node.outputs) != 1:
-        return _OPAQUE
     types = (*node.input_types, *node.output_types)
     if any(t.dtype.kind in ("complex", "string") or not t.is_static or t.size == 0 for t in types):
         return _OPAQUE
