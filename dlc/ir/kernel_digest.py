@@ -14,7 +14,7 @@ from dlc.ir.expr import Apply, Const, Expr, Horizontal, Load, Read, Var, childre
 from dlc.ir.kernel import Kernel
 from dlc.ir.types import DType
 
-_EXPRESSIONS = (Apply, Const, Horizontal, Load, Read, Var)
+_EXPRESSIONS = frozenset((Apply, Const, Horizontal, Load, Read, Var))
 
 
 def fingerprint(kernel: Kernel) -> str:
@@ -26,7 +26,7 @@ def fingerprint(kernel: Kernel) -> str:
 def _digest(buffers: tuple, scalars: tuple, body: tuple) -> str:
     writer = _Writer()
     writer.write((buffers, scalars, body))
-    return hashlib.sha256("\n".join(writer.parts).encode()).hexdigest()
+    return hashlib.sha256(repr((list(writer.expressions), writer.parts)).encode()).hexdigest()
 
 
 _names: dict[type, tuple[str, ...]] = {}
@@ -34,40 +34,40 @@ _names: dict[type, tuple[str, ...]] = {}
 
 
 class _Writer:
-    """Writes data as lines; an expression once, then by its number."""
+    """Writes data as a list of plain parts; an expression as its number in a table of expressions."""
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
+        self.parts: list[str | int] = []
+        self.expressions: dict[tuple, int] = {}
+        """What an expression is, given the numbers of its operands -> its number."""
         self.numbers: dict[int, int] = {}
         """Identity of an expression (which the kernel keeps alive) -> its number."""
-        self.lines: dict[str, int] = {}
-        """What an expression is, given the numbers of its operands -> its number."""
 
     def write(self, value: Any) -> None:
         """Write a statement, a tuple of them, or what they are made of."""
-        if isinstance(value, _EXPRESSIONS):
-            self.parts.append(f"e{self.number(value)}")
-        elif isinstance(value, tuple):
+        kind = type(value)
+        if kind in _EXPRESSIONS:
+            self.parts.append(self.number(value))
+        elif kind is tuple:
             self.parts.append(f"({len(value)}")
             for element in value:
                 self.write(element)
-        elif isinstance(value, Kernel):
+        elif kind is Kernel:
             self.parts.append(fingerprint(value))
-        elif isinstance(value, DType):
+        elif kind is DType:
             self.parts.append(value.name)
         elif value is None or isinstance(value, str | int | float):  # enumerations are strings
-            self.parts.append(f"{type(value).__name__} {str(value)!r}")
+            self.parts.append(f"{kind.__name__} {value!s}")
         else:
-            self.parts.append(type(value).__name__)
-            kind = type(value)
+            self.parts.append(kind.__name__)
             if kind not in _names:
                 _names[kind] = tuple(field.name for field in fields(value))
             for name in _names[kind]:
                 self.write(getattr(value, name))
 
     def number(self, expr: Expr) -> int:
-        """Return the number of ``expr``, written after its operands; from a stack, expressions may be deep."""
-        numbers, lines = self.numbers, self.lines
+        """Return the number of ``expr``, entered after its operands; from a stack, expressions may be deep."""
+        numbers, expressions = self.numbers, self.expressions
         pending = [expr]
         while pending:
             current = pending[-1]
@@ -80,27 +80,23 @@ class _Writer:
                 pending += missing
                 continue
             pending.pop()
-            operands = " ".join([str(numbers[id(child)]) for child in below])
-            line = f"{_head(current)} {operands}"
-            if line not in lines:
-                lines[line] = len(lines)
-                self.parts.append(line)
-            numbers[id(current)] = lines[line]
+            key = (*_head(current), *[numbers[id(child)] for child in below])
+            numbers[id(current)] = expressions.setdefault(key, len(expressions))
         return numbers[id(expr)]
 
 
-def _head(expr: Expr) -> str:
+def _head(expr: Expr) -> tuple:
     """Return what distinguishes an expression beside its operands."""
-    match expr:
-        case Apply(op=op, dtype=dtype):
-            return f"apply {op} {dtype.name}"
-        case Load(buffer=buffer, dtype=dtype):
-            return f"load {buffer!r} {dtype.name}"
-        case Const(value=value, dtype=dtype):
-            return f"const {value!r} {dtype.name}"
-        case Var(name=name, dtype=dtype):
-            return f"var {name!r} {dtype.name}"
-        case Read(input=number, dtype=dtype):
-            return f"read {number} {dtype.name}"
-        case Horizontal(op=op, buffer=buffer, width=width, dtype=dtype):
-            return f"horizontal {op} {buffer!r} {width} {dtype.name}"
+    kind = type(expr)  # no patterns: kernels have tens of thousands of expressions
+    if kind is Apply:
+        return ("apply", expr.op, expr.dtype.name)  # type: ignore[union-attr]
+    if kind is Const:
+        return ("const", repr(expr.value), expr.dtype.name)  # type: ignore[union-attr]
+    if kind is Var:
+        return ("var", expr.name, expr.dtype.name)  # type: ignore[union-attr]
+    if kind is Load:
+        return ("load", expr.buffer, expr.dtype.name)  # type: ignore[union-attr]
+    if kind is Read:
+        return ("read", expr.input, expr.dtype.name)  # type: ignore[union-attr]
+    assert isinstance(expr, Horizontal)
+    return ("horizontal", expr.op, expr.buffer, expr.width, expr.dtype.name)
