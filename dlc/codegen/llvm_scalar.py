@@ -6,11 +6,12 @@ zeros; transcendental functions are in ``llvm_math``. It must not know kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from dlc.codegen.llvm_state import FunctionState
-from dlc.codegen.llvm_types import float_literal, register_type, suffix
-from dlc.ir.types import DType, bool_
+from dlc.codegen.llvm_types import float_literal, literal_value, register_type, suffix
+from dlc.ir.types import DType, bool_, float32, float64
 
 Emit = Callable[[FunctionState, list[str], DType, int], str]
 
@@ -159,8 +160,33 @@ def _quotient(s: FunctionState, args: list[str], dtype: DType, lanes: int, floor
 
 def _divide(s: FunctionState, args: list[str], dtype: DType, lanes: int) -> str:
     if dtype.is_float:
+        by = literal_value(args[1]) if lanes and dtype in (float32, float64) else None
+        if by is not None and s.target.has_fma and _divides_by_products(by, dtype):
+            return _divide_by_literal(s, args[0], by, dtype, lanes)
         return s.op(f"fdiv {register_type(dtype, lanes)} {args[0]}, {args[1]}")
     return _quotient(s, args, dtype, lanes, floor=False)
+
+
+def _divides_by_products(by: float, dtype: DType) -> bool:
+    """Tell whether a quotient by ``by`` follows exactly from its reciprocal: see ``_divide_by_literal``."""
+    mantissa, _ = math.frexp(abs(by))
+    all_ones = mantissa == 1 - 2.0 ** -(24 if dtype is float32 else 53)
+    return 1 < abs(by) < 2.0**60 and mantissa != 0.5 and not all_ones
+
+
+def _divide_by_literal(s: FunctionState, x: str, by: float, dtype: DType, lanes: int) -> str:
+    """x / by as a product with the reciprocal, corrected by what is left over: a division takes several times as long.
+
+    The rounded quotient is the same (Markstein 1990) where what is left over is a normal number, else its last bit
+    may differ; the mantissa of ``by`` must not be all ones. Infinity leaves NaN over and keeps the product.
+    """
+    kind = register_type(dtype, lanes)
+    reciprocal = constant(float(dtype.numpy.type(1) / dtype.numpy.type(by)), kind)
+    product = s.op(f"fmul {kind} {x}, {reciprocal}")
+    rest = call(s, "fma", kind, product, constant(-by, kind), x)
+    quotient = call(s, "fma", kind, rest, reciprocal, product)
+    finite = s.op(f"fcmp ord {kind} {rest}, {rest}")
+    return select(s, finite, kind, lanes, quotient, product)
 
 
 def _float_mod(s: FunctionState, args: list[str], dtype: DType, lanes: int) -> str:

@@ -7,6 +7,7 @@ and one byte in memory. It must not know kernels or targets.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from functools import lru_cache
 
@@ -89,6 +90,12 @@ def float_literal(value: float, element: str) -> str:
     if value == 0.0:  # equal keys, different signs: not for the cache
         return "0x8000000000000000" if math.copysign(1.0, value) < 0 else "0x0000000000000000"
     return _float_text(value, element)
+
+
+def literal_value(text: str) -> float | None:
+    """Return the number of a float literal, scalar or the same in all lanes; None for other operands."""
+    found = re.fullmatch(r"(?:splat \((?:float|double) )?0x([0-9A-F]{16})\)?", text)
+    return None if found is None else float(struct.unpack("<d", bytes.fromhex(found.group(1))[::-1])[0])
 
 
 def literal(value: int | float | bool, dtype: DType) -> str:

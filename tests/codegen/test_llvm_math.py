@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from kernel_native import Function, index, targets, variables
 
+from dlc.codegen.llvm_target import host_target
 from dlc.ir.expr import Load, apply, const
 from dlc.ir.kernel import Buffer, For, Kernel, LoopKind, Store
 from dlc.ir.scalar import SCALAR_OPS
@@ -115,3 +116,29 @@ def test_odd_functions_keep_the_sign_of_zero(name: str, dtype: DType) -> None:
         Function(kernel_of(name, dtype, target.lanes(dtype.itemsize)), target)(x, out)
         assert np.array_equal(np.signbit(out), np.signbit(x)), target.name
         assert not out.any()
+
+
+@pytest.mark.parametrize("level", ["avx2", "avx512", "generic"])
+@pytest.mark.parametrize("dtype", [float32, float64], ids=str)
+def test_quotients_by_literals_are_exact(dtype: DType, level: str) -> None:
+    """The products that replace a division round as it does, but for tiny numbers, of which the last bit may differ."""
+    target = host_target(level)
+    lanes = target.lanes(dtype.itemsize)
+    (x,) = arguments("exp", dtype)
+    i, l = variables("i l")
+    at = index((i, lanes), l)
+    rng = np.random.default_rng(3)
+    factors = [1.4142135, 3.0, -7.25, 768.0, 1.9999999, 2.0, 0.3, float("inf"), *rng.uniform(1, 1e6, 6)]
+    for factor in (float(dtype.numpy.type(f)) for f in factors):
+        store = Store("o", at, apply("div", Load("x0", at, dtype), const(factor, dtype)))
+        inner = For(l, const(lanes), LoopKind.VECTOR, (store,))
+        buffers = (Buffer("x0", dtype, COUNT), Buffer("o", dtype, COUNT, writable=True))
+        kernel = Kernel("by", buffers, (), (For(i, const(COUNT // lanes), LoopKind.SERIAL, (inner,)),))
+        out = np.empty_like(x)
+        Function(kernel, target)(x, out)
+        with np.errstate(all="ignore"):
+            wanted = x / dtype.numpy.type(factor)
+        limits = np.finfo(x.dtype)
+        tiny = np.abs(wanted) < 2 * limits.tiny / limits.eps
+        np.testing.assert_array_equal(out[~tiny], wanted[~tiny])
+        np.testing.assert_allclose(out[tiny], wanted[tiny], rtol=limits.eps, atol=limits.smallest_subnormal)
