@@ -29,6 +29,8 @@ def _count(graph: Graph) -> int:
             lhs, rhs = (value.type.shape for value in node.inputs)
             extents = infer_extents(spec, lhs, rhs, dict(node.attributes["sizes"]))
             total += 2 * prod(int(extent) for extent in extents.values())
+        elif node.op.name == "fused":
+            total += _count(node.attributes["body"])
         elif node.op.name == "scan":
             total += int(node.attributes["length"]) * _count(node.attributes["body"])
     return total

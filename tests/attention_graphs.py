@@ -12,6 +12,7 @@ from dlc.ir.builder import Builder
 from dlc.ir.graph import Graph, Value
 from dlc.ir.types import DType, bool_, float32, tensor_type
 
+CAUSAL = ("causal", "causal, keys hidden", "causal table", "causal bias table", "causal bool table")
 Softmax = Callable[[Builder, Value], Value]
 
 
@@ -56,7 +57,7 @@ def attention(
 ) -> Graph:
     """Return q, k, v (batch, sequence, heads x depth) -> (batch, queries, heads x columns).
 
-    ``mask``: "" | "keys" (added, for all rows) | "bias" (added, per head) | "where" | "causal". With ``merged``
+    ``mask``: "" | "keys" (added, for all rows) | "bias" (added, per head) | "where" | one of CAUSAL. With ``merged``
     the three operands are slices of one tensor. ``factor_first``: queries and keys are scaled, not the scores.
     """
     s = shape
@@ -114,9 +115,26 @@ def _masked(b: Builder, scores: Value, mask: str, dtype: DType) -> Value:
             seen = b.input("mask", tensor_type(bool_, (batch, 1, rows, keys)))
             return b.where(seen, scores, float(np.finfo(dtype.numpy).min))  # type: ignore[no-any-return]
         case "causal":
-            seen = b.greater_equal(b.iota(shape=shape, axis=2), b.iota(shape=shape, axis=3))
-            return b.where(seen, scores, float("-inf"))  # type: ignore[no-any-return]
+            return _causal(b, scores, float("-inf"))
+        case "causal, keys hidden":
+            seen = b.input("mask", tensor_type(bool_, (batch, 1, rows, keys)))
+            least = float(np.finfo(dtype.numpy).min)
+            return _causal(b, b.where(seen, scores, least), least)
+        case "causal table":
+            table = np.where(np.tri(rows, keys, dtype=np.bool_), 0.0, -np.inf).astype(dtype.numpy)
+            return b.add(scores, b.broadcast_to(b.constant(table), scores.type.shape))  # type: ignore[no-any-return]
+        case "causal bias table":
+            table = np.where(np.tri(rows, keys, 2, dtype=np.bool_), np.arange(keys) % 3, -np.inf).astype(dtype.numpy)
+            return b.add(scores, b.broadcast_to(b.constant(table), scores.type.shape))  # type: ignore[no-any-return]
+        case "causal bool table":
+            seen = b.broadcast_to(b.constant(np.tri(rows, keys, dtype=np.bool_)), scores.type.shape)
+            return b.where(seen, scores, float(np.finfo(dtype.numpy).min))  # type: ignore[no-any-return]
     return scores
+
+
+def _causal(b: Builder, scores: Value, hidden: float) -> Value:
+    rows, keys = (b.iota(shape=scores.type.shape, axis=k) for k in (2, 3))
+    return b.where(b.greater_equal(rows, keys), scores, hidden)  # type: ignore[no-any-return]
 
 
 def feeds_of(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:

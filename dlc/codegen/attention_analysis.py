@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from dlc.codegen.attention_parts import Parts, parts_of
-from dlc.codegen.attention_rows import TileRows, tile_rows
+from dlc.codegen.attention_rows import KEY, ROW, TileRows, tile_rows
 from dlc.codegen.compute_group import ComputeGroup, axis_bounds
 from dlc.codegen.lower_contract import epilogue_of
 from dlc.ir.compute import Axis, Compute
@@ -21,7 +21,7 @@ from dlc.ir.graph import Node, Value
 from dlc.ir.simplify import Simplifier, depends_on, linear_index
 from dlc.ir.types import DType, float32, float64
 
-ROW, KEY, DEPTH, COLUMN = Var("row"), Var("key"), Var("depth"), Var("column")
+DEPTH, COLUMN = Var("depth"), Var("column")
 
 
 @dataclass(frozen=True)

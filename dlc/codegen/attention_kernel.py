@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 
-from dlc.codegen.attention_analysis import ROW, AttentionProblem, Matrix
+from dlc.codegen.attention_analysis import AttentionProblem, Matrix
 from dlc.codegen.attention_blocking import AttentionBlocking
-from dlc.codegen.attention_rows import SCORE_ROW, SCORES, TILE_ROW
+from dlc.codegen.attention_rows import ROW, SCORE_ROW, SCORES, TILE_ROW
 from dlc.codegen.contract_analysis import LoopAxis
 from dlc.codegen.contract_index import ZERO, decode, least, scaled, total
 from dlc.codegen.contract_macro import PREFETCH_STEPS
@@ -31,12 +32,13 @@ from dlc.codegen.microkernel import (
 )
 from dlc.codegen.rows_along import AlongRows
 from dlc.ir.epilogue import ACCUMULATOR
-from dlc.ir.expr import Expr, Var, apply, const, substitute
-from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Window
+from dlc.ir.expr import Expr, Load, Var, apply, const, select, substitute
+from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Store, Window
 from dlc.ir.types import DType
 
 _KEYS, _VALUES, _OUTPUT = "packed_keys", "packed_values", "y0"
 _ROW_UNROLL = 4
+_SEEN, _SUMMED = Var("seen"), Var("summed")
 
 
 def attention_kernel(
@@ -119,9 +121,27 @@ class _Attention:
         return [For(Var("step"), count, LoopKind.SERIAL, tuple(body))]
 
     def _tile(self, rows: int) -> list[Stmt]:
-        return [*self._scores(rows), *self._weights(rows), *self._product(rows)]
+        return [*self._seen(rows), *self._scores(rows), *self._weights(rows), *self._product(rows)]
 
     # -- the parts of a tile ---------------------------------------------------------------------
+
+    def _seen(self, rows: int) -> list[Stmt]:
+        """Bind how many keys the tile's last row sees."""
+        horizon = self.problem.rows.horizon
+        if horizon is None:
+            return []
+        count = total(Var("row0"), const(rows + horizon.offset))
+        return [Let(_SEEN, apply("maximum", least(count, self.problem.key_count), ZERO))]
+
+    def _summed(self, rows: int) -> Expr:
+        """Return how many keys have weights: all, or those that are seen, where no row is hidden altogether."""
+        horizon = self.problem.rows.horizon
+        count = const(self.problem.key_count)
+        if horizon is None:
+            return count
+        dtype = horizon.hidden.dtype
+        known = [apply("greater", Load(horizon.greatest, const(r), dtype), horizon.hidden) for r in range(rows)]
+        return select(reduce(lambda a, b: apply("bit_and", a, b), known), _SEEN, count)
 
     def _scores(self, rows: int) -> list[Stmt]:
         """Scores of the tile's rows into scratch. Panels end in zeros, so the last one is stored whole."""
@@ -151,25 +171,60 @@ class _Attention:
 
         full, tail = divmod(problem.key_count, tile.width)
         statements: list[Stmt] = []
+        limited = problem.rows.horizon is not None
         if full:
-            statements.append(For(Var("p"), const(full), LoopKind.SERIAL, (call(Var("p"), tile.vectors),)))
+            begun = apply("floor_div", total(_SEEN, const(tile.width - 1)), const(tile.width))
+            count = least(begun, full) if limited else const(full)
+            statements.append(For(Var("p"), count, LoopKind.SERIAL, (call(Var("p"), tile.vectors),)))
         if tail:
-            statements.append(call(const(full), -(-tail // tile.lanes)))
+            last = call(const(full), -(-tail // tile.lanes))
+            statements.append(If(apply("greater", _SEEN, const(full * tile.width)), (last,)) if limited else last)
         return statements
 
     def _weights(self, rows: int) -> list[Stmt]:
-        """Scores become weights, row by row."""
+        """Scores become weights, row by row; then the number of keys that have weights is bound."""
         row = Var(TILE_ROW)
         position: dict[Expr, Expr] = {ROW: total(Var("row0"), row)}
         lets: list[Stmt] = [Let(Var(SCORE_ROW), scaled(row, self.blocking.pitch))]
         lets += [Let(var, position.get(value, value)) for var, value in self.problem.rows.axes]
-        return [For(row, const(rows), LoopKind.SERIAL, (*lets, *body)) for body in self.row_passes]
+        loops: list[Stmt] = [For(row, const(rows), LoopKind.SERIAL, (*lets, *body)) for body in self.row_passes]
+        return [*loops[:1], Let(_SUMMED, self._summed(rows)), *self._hidden_scores(rows), *loops[1:]]
+
+    def _hidden_scores(self, rows: int) -> list[Stmt]:
+        """Write the hidden score of keys that the first pass left out, where all keys have weights after all."""
+        horizon, (lanes, unroll) = self.problem.rows.horizon, self._row_vectors()
+        blocks = self.problem.key_count // (lanes * unroll)
+        if horizon is None or blocks < 2:
+            return []
+        begun = least(apply("floor_div", total(_SEEN, const(lanes * unroll - 1)), const(lanes * unroll)), blocks)
+        vector, row = Var("vector"), Var(TILE_ROW)
+        first = total(scaled(begun, lanes * unroll), scaled(row, self.blocking.pitch))
+        store = Store(SCORES, total(first, scaled(vector, lanes), Var("lane")), horizon.hidden)
+        fill = For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,))
+        count = scaled(apply("sub", const(blocks), begun), unroll)
+        loop = For(row, const(rows), LoopKind.SERIAL, (For(vector, count, LoopKind.SERIAL, (fill,)),))
+        return [If(apply("greater", _SUMMED, _SEEN), (loop,))]
+
+    def _row_vectors(self) -> tuple[int, int]:
+        """Return lanes of the row passes' vectors and how many run side by side."""
+        lanes = min(self.blocking.score_tile.lanes, _power_below(self.problem.key_count))
+        return lanes, max(1, min(_ROW_UNROLL, self.problem.key_count // lanes))
 
     def _row_passes(self) -> list[list[Stmt]]:
         """Return what each pass does with one row."""
-        lanes = min(self.blocking.score_tile.lanes, _power_below(self.problem.key_count))
-        unroll = max(1, min(_ROW_UNROLL, self.problem.key_count // lanes))
-        return [AlongRows(part, lanes, unroll).statements() for part in self.problem.rows.passes]
+        lanes, unroll = self._row_vectors()
+        rows = self.problem.rows
+        if rows.horizon is None:
+            return [AlongRows(part, lanes, unroll).statements() for part in rows.passes]
+        first, second = rows.passes
+        # Keys left out have the hidden score, which is the greatest where nothing else is seen.
+        (greatest,) = first.row_writes
+        cut = apply("less", _SEEN, const(self.problem.key_count))
+        value = select(cut, apply("maximum", greatest.value, rows.horizon.hidden), greatest.value)
+        first = replace(first, row_writes=(replace(greatest, value=value),))
+        return [
+            AlongRows(part, lanes, unroll, wanted).statements() for part, wanted in ((first, _SEEN), (second, _SUMMED))
+        ]
 
     def _product(self, rows: int) -> list[Stmt]:
         """Weights times values, and what follows, into the output."""
@@ -177,7 +232,7 @@ class _Attention:
         output = problem.output
         base = total(output.base, scaled(Var("row0"), output.rows))
         offsets = tuple(const(blocking.pitch * i) for i in range(rows))
-        levels = (Level(const(problem.key_count), const(1), ZERO),)
+        levels = (Level(_SUMMED, const(1), ZERO),)
 
         def call(panel: Expr, vectors: int, ragged: int) -> Call:
             column = scaled(panel, tile.width)

@@ -14,7 +14,7 @@ from dlc.codegen.compute_group import ComputeGroup, axis_bounds
 from dlc.codegen.row_group import row_problem
 from dlc.codegen.row_problem import RowProblem, Write
 from dlc.ir.cost import distinct
-from dlc.ir.expr import Expr, Load, Var, apply, const, substitute, transform
+from dlc.ir.expr import Apply, Const, Expr, Load, Var, apply, const, substitute, transform
 from dlc.ir.graph import Value
 from dlc.ir.simplify import Simplifier, linear_index
 from dlc.ir.types import DType
@@ -22,7 +22,10 @@ from dlc.ir.types import DType
 SCORES = "scores"
 """Scratch of a tile's scores; row ``Var(TILE_ROW)`` begins at element ``Var(SCORE_ROW)``."""
 SCORE_ROW, TILE_ROW = "score_row", "r"
+ROW, KEY = Var("row"), Var("key")
 _WEIGHTS = "weights"
+_ORDER = {"less_equal": (False, 0), "less": (False, 1), "greater_equal": (True, 0), "greater": (True, 1)}
+"""Comparison -> whether the greater operand stands first, and what strictness takes off."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,19 @@ class TileRows:
     axes: tuple[tuple[Var, Expr], ...]
     buffers: tuple[tuple[str, DType], ...]
     results: Mapping[Value, str]
+    horizon: Horizon | None
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Keys beyond ``row + offset`` have the score ``hidden``, whatever was computed for them.
+
+    Their weights are zero in every row whose greatest score, in the buffer ``greatest``, is above ``hidden``.
+    """
+
+    offset: int
+    hidden: Const
+    greatest: str
 
 
 def tile_rows(parts: Parts, inputs: Sequence[Value], names: Sequence[Var], shape: Sequence[int]) -> TileRows | None:
@@ -63,9 +79,9 @@ def tile_rows(parts: Parts, inputs: Sequence[Value], names: Sequence[Var], shape
     local = _localized(problem, set(results.values()))
     if local is None:
         return None
-    passes, handed = _passes(local)
+    passes, handed = _passes(_kept_in_place(local))
     buffers = (*((name, value.type.dtype) for value, name in results.items()), *handed)
-    return TileRows(passes, axes, buffers, results)
+    return TileRows(passes, axes, buffers, results, _horizon(passes, axes, names[-1]))
 
 
 def _localized(problem: RowProblem, row_buffers: set[str]) -> RowProblem | None:
@@ -108,6 +124,71 @@ def _in_place(problem: RowProblem, whole: Expr, kept: Expr, row_buffers: set[str
         if any(simplify(i) != whole for i in indices):
             return False
     return all(w.buffer in row_buffers and simplify(w.index) == kept for w in problem.row_writes)
+
+
+def _kept_in_place(problem: RowProblem) -> RowProblem:
+    """Return ``problem`` with what its first stage keeps written over the scores, where nothing reads those later."""
+    first, *later = problem.stages
+    if len(first.keeps) != 1 or first.writes or first.keeps[0].buffer:
+        return problem
+    keep = first.keeps[0]
+    reads = [e for e in distinct(RowProblem((), (), tuple(later)).exprs()) if isinstance(e, Load)]
+    places = [e.index for e in distinct([keep.value]) if isinstance(e, Load) and e.buffer == SCORES]
+    if any(e.buffer == SCORES for e in reads) or not places or keep.value.dtype is not _dtype_of_scores(problem):
+        return problem
+    back = Load(SCORES, places[0], keep.value.dtype)
+    inner = RowProblem((), (), (replace(first, keeps=()),)).map(lambda e: substitute(e, {keep.name: keep.value}))
+    outer = RowProblem((), (), tuple(later)).map(lambda e: substitute(e, {keep.name: back}))
+    written = replace(inner.stages[0], writes=(Write(SCORES, places[0], keep.value),))
+    return replace(problem, stages=(written, *outer.stages))
+
+
+def _dtype_of_scores(problem: RowProblem) -> DType:
+    return next(e.dtype for e in distinct(problem.exprs()) if isinstance(e, Load) and e.buffer == SCORES)
+
+
+def _horizon(passes: Sequence[RowProblem], axes: Sequence[tuple[Var, Expr]], key: Var) -> Horizon | None:
+    """Return the horizon of a softmax whose scores are hidden from some key on; None if there is none."""
+    if len(passes) != 2 or len(passes[0].reduced) != 1:
+        return None
+    (first,), (second,) = passes[0].stages, passes[1].stages
+    if [r.combiner for r in first.reductions] != ["maximum"] or len(second.writes) != 1:
+        return None
+    if [r.combiner for r in second.reductions] != ["add"] or len(passes[0].row_writes) != 1:
+        return None
+    score = first.reductions[0].value
+    (greatest,) = passes[0].row_writes
+    known: list[Expr] = [score, *(Load(w.buffer, w.index, w.value.dtype) for w in first.writes if w.value == score)]
+    top = Load(greatest.buffer, greatest.index, score.dtype)
+    powers = [apply("exp", apply("sub", x, top)) for x in known]
+    if second.writes[0].value not in powers or second.reductions[0].value not in powers:
+        return None
+    common: dict[Expr, Expr] = {**dict(axes), passes[0].reduced[0].var: key}
+    return _hidden(substitute(score, common), greatest.buffer)
+
+
+def _hidden(score: Expr, greatest: str) -> Horizon | None:
+    """Return from where on ``score``, an expression over row and key, is a constant."""
+    if not isinstance(score, Apply) or score.op != "select":
+        return None
+    condition, then, otherwise = score.args
+    offset = _offset_seen(condition)
+    if offset is not None and isinstance(otherwise, Const):
+        return Horizon(offset, otherwise, greatest)
+    found = _hidden(then, greatest)
+    return found if found is not None and otherwise == found.hidden else None
+
+
+def _offset_seen(condition: Expr) -> int | None:
+    """Return d where ``condition`` says ``key <= row + d``."""
+    if not isinstance(condition, Apply) or condition.op not in _ORDER:
+        return None
+    swapped, strict = _ORDER[condition.op]
+    low, high = condition.args[::-1] if swapped else condition.args
+    form = Simplifier({}).affine(apply("sub", high, low))
+    if sorted(form.terms, key=lambda t: t[1]) != [(KEY, -1), (ROW, 1)]:
+        return None
+    return form.constant - strict
 
 
 def _passes(problem: RowProblem) -> tuple[tuple[RowProblem, ...], list[tuple[str, DType]]]:

@@ -31,10 +31,14 @@ _NOWHERE = 2**62
 
 
 class AlongRows:
-    """Builds the statements of one row of ``problem``: ``unroll`` accumulators of ``lanes`` lanes."""
+    """Builds the statements of one row of ``problem``: ``unroll`` accumulators of ``lanes`` lanes.
 
-    def __init__(self, problem: RowProblem, lanes: int, unroll: int) -> None:
+    Of a single reduced axis only the first ``wanted`` elements matter, if given: others may be left out.
+    """
+
+    def __init__(self, problem: RowProblem, lanes: int, unroll: int, wanted: Expr | None = None) -> None:
         self.problem = problem
+        self.wanted = wanted
         self.lanes = lanes
         self.unroll = unroll
         self.fresh = names()
@@ -115,7 +119,8 @@ class AlongRows:
         summed = [a for a in accumulators if a.loses_digits]
         chain = self.length // step
         if not summed or chain <= LONGEST_CHAIN:
-            loop = vector_axis(inner.var, const(0), inner.extent, self.lanes, self.unroll, body)
+            wanted = None if outer else self.wanted
+            loop = vector_axis(inner.var, const(0), inner.extent, self.lanes, self.unroll, body, wanted=wanted)
             return serial_nest(outer, loop, lets[1 : len(outer) + 1])
         block = step * LONGEST_CHAIN
         begin: list[Stmt] = [s for a in summed for s in a.begin_total()]

@@ -24,16 +24,30 @@ Body = Sequence[Stmt] | Callable[[Expr], Sequence[Stmt]]
 
 
 def vector_axis(
-    axis: Var, start: Expr, extent: int, lanes: int, unroll: int, body: Body, prefix: str = ""
+    axis: Var,
+    start: Expr,
+    extent: int,
+    lanes: int,
+    unroll: int,
+    body: Body,
+    prefix: str = "",
+    wanted: Expr | None = None,
 ) -> list[Stmt]:
-    """Run ``body`` with ``axis`` = start .. start + extent - 1 in vectors of ``lanes``; a masked vector ends it."""
+    """Run ``body`` with ``axis`` = start .. start + extent - 1 in vectors of ``lanes``; a masked vector ends it.
+
+    Only the first ``wanted`` iterations matter, if given: whole blocks of vectors after them are left out.
+    """
     statements: list[Stmt] = []
     block = lanes * unroll
     blocks, rest = divmod(extent, block)
     if blocks == 1 and not rest and unroll == 1:
         return [_vector(axis, start, lanes, body)]
     if blocks:
-        statements.append(_blocks(axis, start, const(blocks), lanes, unroll, body, prefix))
+        count: Expr = const(blocks)
+        if wanted is not None and blocks > 1:
+            begun = apply("floor_div", apply("add", wanted, const(block - 1)), const(block))
+            count = apply("minimum", begun, count)
+        statements.append(_blocks(axis, start, count, lanes, unroll, body, prefix))
     vectors, tail = divmod(rest, lanes)
     done = blocks * block
     if vectors:

@@ -29,14 +29,13 @@ from dlc.ir.types import DType
 from dlc.passes.bind import bind
 from dlc.passes.fold import FoldOptions, fold
 from dlc.passes.fuse import fuse
-from dlc.passes.fuse_attention import fuse_attention
 from dlc.passes.hoist import lift_constants, split
 from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 from dlc.passes.manager import Instruments, Pass, run_pipeline
 from dlc.passes.memory import plan_memory
 from dlc.passes.pipeline import INFERENCE, TRAINING
 
-FUSION = (Pass("fuse_attention", fuse_attention), Pass("fuse", fuse))
+FUSION = (Pass("fuse", fuse),)
 
 
 def pipeline(options: CompileOptions) -> list[Pass]:

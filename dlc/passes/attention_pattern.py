@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from dlc.ir.compute import Compute
 from dlc.ir.contraction import ContractSpec, Group, parse_spec
-from dlc.ir.expr import Expr, Read, substitute
+from dlc.ir.expr import Expr, Read, Var, substitute
 from dlc.ir.graph import Graph, Node, Role, Value, producers, users
 from dlc.ir.ops.contract import contract_extents
 from dlc.ir.simplify import Simplifier
+from dlc.ir.types import float32, float64
 from dlc.passes.fuse_kinds import NodeFacts, NodeKind, facts_of
 from dlc.passes.respec import has_windows
 
 LEAST_ROWS, LEAST_KEYS = 8, 8
 """Fewer rows do not repay packing keys and values; for fewer keys, no scores are worth keeping in cache."""
 _MOST_NODES = 32
+_LONGEST_FORMULA = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Scope:
         self.outputs = set(graph.outputs)
         self.position = {node: k for k, node in enumerate(graph.nodes)}
         self.fixed = _fixed(graph)
+        self.constants = _constants(graph)
         self._facts: dict[Node, NodeFacts] = {}
 
     def facts(self, node: Node) -> NodeFacts:
@@ -57,6 +62,20 @@ class Scope:
         node = self.made_by.get(value)
         return node if node is not None and self.facts(node).kind is NodeKind.FREE else None
 
+    def formula(self, value: Value) -> Node | None:
+        """Return the producer of ``value`` if a few operations make it of the index alone."""
+        seen: dict[Node, None] = {}
+        pending = [value]
+        while pending:
+            node = self.made_by.get(pending.pop())
+            if node is None or self.facts(node).kind not in (NodeKind.FREE, NodeKind.POINTWISE):
+                return None
+            seen[node] = None
+            if len(seen) > _LONGEST_FORMULA:
+                return None
+            pending += node.inputs
+        return next(iter(seen))
+
     def movement(self, value: Value) -> Node | None:
         """Return the producer of ``value`` if it only moves elements of its one operand."""
         node = self.made_by.get(value)
@@ -69,21 +88,22 @@ class Scope:
     def source_of(self, value: Value, stop: set[Value]) -> tuple[Value, tuple[Expr, ...]]:
         """Follow movements from ``value`` to one of ``stop``, or as far as they go; return its indices there.
 
-        Indices are over the axes of ``value``: variables as in its producer's index form.
+        Indices are over the axes of ``value``, ``i<k>`` for dimension k.
         """
-        node = self.made_by.get(value)
-        if node is None or node.op.compute is None:
-            return value, ()
+        node = self.movement(value)
+        if node is None:
+            return value, tuple(Var(f"i{k}") for k in range(value.type.rank))
         compute = compute_of(node)
         simplify = Simplifier({a.var: (0, max(a.extent - 1, 0)) for a in compute.axes})
         indices: tuple[Expr, ...] = tuple(a.var for a in compute.axes)
+        named: dict[Expr, Expr] = {a.var: Var(f"i{k}") for k, a in enumerate(compute.axes)}
         while value not in stop and (node := self.movement(value)) is not None:
             body = simplified_body(node)
             assert isinstance(body, Read)
             mapping: dict[Expr, Expr] = {a.var: i for a, i in zip(compute_of(node).axes, indices, strict=True)}
             indices = tuple(simplify(substitute(i, mapping)) for i in body.indices)
             value = node.inputs[0]
-        return value, indices
+        return value, tuple(substitute(i, named) for i in indices)
 
 
 def _fixed(graph: Graph) -> set[Value]:
@@ -94,6 +114,12 @@ def _fixed(graph: Graph) -> set[Value]:
         if all(v in fixed for v in node.inputs):
             fixed.update(node.outputs)
     return fixed
+
+
+def _constants(graph: Graph) -> dict[Value, np.ndarray]:
+    """Return the values that are known now: constants of the graph."""
+    known = {v: s.initial for v, s in graph.inputs_with(Role.CONSTANT) if s.initial is not None}
+    return known | {n.outputs[0]: n.attributes["value"].array for n in graph.nodes if n.op.name == "constant"}
 
 
 def compute_of(node: Node) -> Compute:
@@ -145,11 +171,9 @@ def _makes_scores(node: Node) -> bool:
     if output is None or len(output) < 2 or has_windows(spec):
         return False
     dtype = node.outputs[0].type.dtype
-    if (
-        not dtype.is_float
-        or node.inputs[0].type.dtype is not dtype
-        or sum(extents[a] != 1 for a in spec.reduce_axes) != 1
-    ):
+    if dtype not in (float32, float64) or node.inputs[0].type.dtype is not dtype:
+        return False
+    if sum(extents[a] != 1 for a in spec.reduce_axes) != 1:
         return False
     key = output[-1]
     sides = [{a for d in side for a in d.axes} for side in (spec.lhs, spec.rhs)]
@@ -213,7 +237,7 @@ def _along_rows(node: Node, shape: tuple[object, ...]) -> bool:
 def _sums_rows(pattern: AttentionPattern) -> bool:
     """Tell whether the second contraction sums over the rows of the weights alone, into columns of the output."""
     spec, extents = contraction(pattern.second)
-    if has_windows(spec):
+    if has_windows(spec) or pattern.second.inputs[0].type.dtype is not pattern.first.outputs[0].type.dtype:
         return False
     left = pattern.second.inputs[0] is pattern.weights
     rows, other = (spec.lhs, spec.rhs) if left else (spec.rhs, spec.lhs)

@@ -15,9 +15,10 @@ import numpy as np
 from dlc.ir.attributes import Attributes
 from dlc.ir.builder import Builder
 from dlc.ir.contraction import Group
-from dlc.ir.expr import Apply, Const, Read
+from dlc.ir.expr import Apply, Const, Read, Var
 from dlc.ir.graph import Graph, Node, Value, region_signature
 from dlc.ir.opdef import find_op
+from dlc.passes.attention_mask import Diagonal, diagonal_of
 from dlc.passes.attention_pattern import (
     AttentionPattern,
     Scope,
@@ -61,7 +62,14 @@ class _Fusion:
             factors += found
         scores = self._copy(first, operands)[0]
         self.inner[first.outputs[0]] = self._scaled(scores, factors)
+        made = {first.outputs[0]}
         for node in pattern.between:
+            masks = node.outputs[0].type.shape == scores.type.shape
+            diagonal = diagonal_of(self.scope, node, made) if masks else None
+            made.update(node.outputs)
+            if diagonal is not None:
+                self.inner[node.outputs[0]] = self._cut(node, diagonal)
+                continue
             self.inner.update(zip(node.outputs, self._copy(node, [self._value(v) for v in node.inputs]), strict=True))
         divisor = self._divisor()
         weights = self.inner[pattern.weights if divisor is None else divisor.numerator]
@@ -97,7 +105,7 @@ class _Fusion:
             if current in self.inner:
                 pending.pop()
                 continue
-            node = self.scope.free(current)
+            node = self.scope.free(current) or self.scope.formula(current)
             if node is None:
                 self.inner[current] = self.inputs[current] = Value(current.type, current.hint)
                 continue
@@ -159,6 +167,20 @@ class _Fusion:
             scores = self.builder.mul(scores, self.builder.broadcast_to(scalar, scores.type.shape))
         return scores
 
+    def _cut(self, node: Node, diagonal: Diagonal) -> Value:
+        """Return a mask's result with what lies beyond the diagonal hidden by the index."""
+        if diagonal.exact:
+            masked = self.inner[diagonal.masked]
+        else:
+            masked = self._copy(node, [self._value(v) for v in node.inputs])[0]
+        builder, shape = self.builder, masked.type.shape
+        rows, keys = (builder.iota(shape=shape, axis=len(shape) - k) for k in (2, 1))
+        if diagonal.offset:
+            rows = builder.add(rows, diagonal.offset)
+        hidden = builder.full(shape, diagonal.hidden, masked.type.dtype)
+        result: Value = builder.where(builder.greater_equal(rows, keys), masked, hidden)
+        return result
+
     # -- the division by a row's sum ---------------------------------------------------------------
 
     def _divisor(self) -> _Divisor | None:
@@ -207,10 +229,8 @@ class _Fusion:
         value, indices = self.scope.source_of(spread, rows)
         if value not in rows or spread.type.shape != self.pattern.weights.type.shape:
             return None
-        maker = self.scope.made_by[spread]
-        axes = [a for a in compute_of(maker).axes[:-1] if a.extent != 1]
         wide = [i for i, d in zip(indices, value.type.shape, strict=True) if d != 1]
-        return value if wide == [a.var for a in axes] else None
+        return value if wide == [Var(f"i{k}") for k, d in enumerate(spread.type.shape[:-1]) if d != 1] else None
 
     def _is_softmax(self, numerator: Value, row: Value) -> bool:
         """Tell whether ``row`` sums ``numerator``, the exponentials of differences from their maximum.

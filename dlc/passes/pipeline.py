@@ -7,6 +7,7 @@ from dlc.passes.canonicalize import CanonicalizeOptions, canonicalize
 from dlc.passes.cleanup import cleanup, prune_state
 from dlc.passes.expand import ExpandOptions, expand
 from dlc.passes.fold import fold
+from dlc.passes.fuse_attention import fuse_attention
 from dlc.passes.layout import layout
 from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 from dlc.passes.manager import Pass
@@ -25,6 +26,7 @@ INFERENCE: tuple[Pass, ...] = (
     Pass("trim_scans", trim_scans),
     Pass("cleanup_canonical", cleanup),
     Pass("lower_precision", lower_precision, LowerPrecisionOptions()),
+    Pass("fuse_attention", fuse_attention),
 )
 """For graphs whose symbols are bound. ``hoist`` and ``fuse`` follow."""
 

@@ -17,7 +17,7 @@ from dlc.ir.interpret import interpret, interpret_all
 from dlc.ir.types import float32, float64
 from dlc.ir.verify_kernel import verify
 from dlc.passes.fuse_attention import fuse_attention
-from tests.attention_graphs import Shape, attention, feeds_of, guarded_softmax, kept_softmax, softmax
+from tests.attention_graphs import CAUSAL, Shape, attention, feeds_of, guarded_softmax, kept_softmax, softmax
 from tests.codegen.lowering import run_lowered
 
 TARGETS = {level: host_target(level) for level in ("generic", "avx2", "avx512")}
@@ -37,7 +37,9 @@ CASES: dict[str, Graph] = {
     "masked keys": attention(Shape(batch=2), mask="keys"),
     "bias": attention(Shape(), mask="bias", normalize=guarded_softmax),
     "where": attention(Shape(), mask="where"),
-    "causal": attention(Shape(keys=33), mask="causal", merged=True, normalize=guarded_softmax),
+    "causal, merged": attention(Shape(keys=33), mask="causal", merged=True, normalize=guarded_softmax),
+    **{name: attention(Shape(queries=45, keys=70), mask=name) for name in CAUSAL},
+    "causal, more queries": attention(Shape(queries=70, keys=33, heads=4, shared=2), mask="causal table"),
     "kept": attention(Shape(), normalize=kept_softmax),
     "float64": attention(Shape(heads=4, shared=2), mask="bias", normalize=guarded_softmax, dtype=float64),
 }
@@ -50,9 +52,9 @@ def fused_node(graph: Graph) -> Node:
     return node
 
 
-def operands_of(graph: Graph, node: Node) -> list[np.ndarray]:
+def operands_of(graph: Graph, node: Node, feeds: dict[str, np.ndarray] | None = None) -> list[np.ndarray]:
     """Return what the fused node reads."""
-    values = interpret_all(graph, feeds_of(graph))
+    values = interpret_all(graph, feeds_of(graph) if feeds is None else feeds)
     return [values[v] for v in node.inputs]
 
 
@@ -103,7 +105,7 @@ def test_random(seed: int) -> None:
         shape = replace(shape, queries=shape.keys)
     graph = attention(
         shape,
-        mask=str(rng.choice(["", "keys", "bias", "where", "causal"])),
+        mask=str(rng.choice(["", "keys", "bias", "where", *CAUSAL])),
         normalize=(softmax, guarded_softmax, kept_softmax)[pick(0, 1, 2)],
         merged=merged,
         dtype=float64 if rng.random() < 0.2 else float32,
@@ -152,6 +154,32 @@ def test_rows_without_a_key_average_all_values() -> None:
     (actual,) = run_lowered(lower(node, TARGETS["avx512"], 1), node, arrays, TARGETS["avx512"])
     mean = feeds["v"].mean(axis=1).reshape(-1)
     np.testing.assert_allclose(actual.reshape(1, 19, -1)[0, 2], mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_keys_that_no_row_of_a_tile_sees_are_left_out(name: str) -> None:
+    """Not even numbers that are none are noticed there."""
+    graph = CASES[name]
+    node = fused_node(graph)
+    body = node.attributes["body"]
+    problem = analyze_attention(body.nodes, body.inputs, body.outputs[0])
+    assert problem is not None and problem.rows.horizon is not None
+    assert problem.rows.horizon.offset == (2 if name == "causal bias table" else 0)
+    if name == "causal, keys hidden":
+        return  # a row in which no key is left averages all values
+    feeds = feeds_of(graph)
+    wanted = wanted_of(graph, feeds)
+    feeds["v"][:, 64:] = np.nan  # the last of 45 rows sees keys up to 46
+    arrays = operands_of(graph, node, feeds)
+    (actual,) = run_lowered(lower(node, TARGETS["avx512"], 1), node, arrays, TARGETS["avx512"])
+    np.testing.assert_allclose(actual.reshape(wanted.shape), wanted, atol=2e-5)
+
+
+def test_masks_without_a_diagonal_have_no_horizon() -> None:
+    for name in ("plain", "where", "bias"):
+        body = fused_node(CASES[name]).attributes["body"]
+        problem = analyze_attention(body.nodes, body.inputs, body.outputs[0])
+        assert problem is not None and problem.rows.horizon is None
 
 
 def test_what_does_not_fit_runs_part_by_part() -> None:

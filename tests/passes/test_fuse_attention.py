@@ -84,6 +84,39 @@ def test_masks_are_read_where_they_lie() -> None:
     assert [n.op.name for n in fuse_attention(graph).nodes] == ["fused", "reshape"]
 
 
+def test_tables_of_a_diagonal_become_a_comparison_of_indices() -> None:
+    for mask in ("causal table", "causal bool table"):
+        graph = attention(Shape(queries=20, keys=20), mask=mask)
+        (node,) = fused(graph)
+        assert ops(node)[:4] == ["contract", "mul", "greater_equal", "where"]
+        assert len(node.inputs) == 3
+
+
+def test_other_contents_of_a_table_with_a_diagonal_are_still_added() -> None:
+    (node,) = fused(attention(Shape(queries=20, keys=20), mask="causal bias table"))
+    assert ops(node)[:5] == ["contract", "mul", "add", "add", "greater_equal"]
+    assert ops(node)[5] == "where"
+
+
+def test_formulas_of_the_index_are_computed_in_the_body() -> None:
+    graph = attention(Shape(), mask="causal")
+    (node,) = fused(graph)
+    assert len(node.inputs) == 3 and "greater_equal" in ops(node)
+
+
+def test_short_tables_keep_their_form() -> None:
+    """Most keys are seen by all rows: nothing is worth leaving out."""
+    (node,) = fused(attention(Shape(queries=8, keys=60), mask="causal table"))
+    assert "where" in ops(node)
+    b = Builder("late")
+    q, k, v = (b.input(n, tensor_type(float32, (16, 16))) for n in "qkv")
+    table = np.where(np.tri(16, 16, 12, dtype=np.bool_), 0.0, -np.inf).astype(np.float32)
+    scores = b.add(b.contract(q, k, spec="m k, n k -> m n"), b.constant(table))
+    b.output("y", b.contract(softmax(b, scores), v, spec="m k, k n -> m n"))
+    (node,) = fused(b.finish())
+    assert "where" not in ops(node)
+
+
 def test_fusion_leaves_the_node_alone() -> None:
     graph = attention(Shape())
     once = fuse_attention(graph)

@@ -54,8 +54,8 @@ def attention_expand(b: Builder, inputs: tuple[Value, ...], a: Attributes, mode:
         else:
             scores = b.add(scores, b.broadcast_to(mask, shape))
     if a["causal"]:
-        seen = b.greater_equal(b.iota(shape=shape, axis=rank - 2), b.iota(shape=shape, axis=rank - 1))
-        scores = b.where(seen, scores, least)
+        rows, keys = (b.iota(shape=shape[rank - 2 :], axis=k) for k in (0, 1))
+        scores = b.where(b.broadcast_to(b.greater_equal(rows, keys), shape), scores, least)
     return (b.einsum(b.softmax(scores, axis=-1), v, equation="...st,...te->...se"),)
 
 
