@@ -113,6 +113,13 @@ def sides(problem: Problem) -> tuple[int, int, tuple[LoopAxis, ...], tuple[LoopA
     return problem.panel_operand, problem.row_operand, problem.columns, problem.rows
 
 
+def dot_tiles(problem: Problem) -> int:
+    """Return how many groups of dot products there are."""
+    _, _, axes, others = sides(problem)
+    inner = axes[-1].extent if axes else 1
+    return problem.batch_count * extent_of(others) * extent_of(axes[:-1]) * -(-inner // CHAINS)
+
+
 def _tiles_per_task(problem: Problem, tiles: int, groups: int, threads: int) -> int:
     """Return how many row tiles one task runs: enough to be worth a task, few enough to balance."""
     if threads == 1 or problem.flops < SMALL_FLOPS:

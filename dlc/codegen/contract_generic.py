@@ -55,6 +55,22 @@ def epilogue_kernel(
     return _nest(spec, extents, (source,), epilogue, target, name, source.dtype, body)
 
 
+def sum_kernel(
+    spec: ContractSpec,
+    extents: Mapping[str, int],
+    source: TensorType,
+    parts: int,
+    epilogue: Epilogue,
+    target: CpuTarget,
+    name: str,
+) -> Kernel:
+    """Return a kernel (``parts`` partial sums, out, epilogue inputs): the parts added in order, then the epilogue."""
+    size = prod(int(d) for d in group_shape(spec.output, extents))
+    value = Load("source", total(scaled(Var("part"), size), _position(spec, extents)), source.dtype)
+    body = (For(Var("part"), const(parts), LoopKind.SERIAL, (Accumulate("acc", Var("lane"), "add", value),)),)
+    return _nest(spec, extents, (source,), epilogue, target, name, source.dtype, body)
+
+
 def _product(spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs: TensorType, acc: DType) -> Expr:
     factors = []
     for buffer, side, operand in (("lhs", spec.lhs, lhs), ("rhs", spec.rhs, rhs)):

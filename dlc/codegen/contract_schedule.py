@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
 from dlc.codegen.amx_macro import amx_kernel
 from dlc.codegen.amx_pairs import amx_pairs_kernel, amx_takes_pairs, choose_pairs_blocking
-from dlc.codegen.contract_analysis import OUT, Problem, analyze
+from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of
 from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking, register_tile
-from dlc.codegen.contract_dot import dot_kernel, fits_dot, sides
-from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel
+from dlc.codegen.contract_dot import dot_kernel, dot_tiles, fits_dot, sides
+from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel, sum_kernel
 from dlc.codegen.contract_macro import macro_kernel
 from dlc.codegen.contract_pack import pack_kernel, packed_panels
 from dlc.codegen.contract_pairs import paired, pairs_pay
+from dlc.codegen.contract_split import split_depth
 from dlc.codegen.copy import copy_kernel
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_blocking import WinogradBlocking, choose_winograd
@@ -25,6 +26,7 @@ from dlc.codegen.winograd_problem import WinogradProblem, recognise
 from dlc.codegen.winograd_watch import limit_kernel
 from dlc.ir.contraction import ContractSpec, group_shape
 from dlc.ir.epilogue import Epilogue, no_epilogue
+from dlc.ir.kernel import Kernel
 from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
 from dlc.ir.types import DType, TensorType, bfloat16, float32, float64
 
@@ -60,15 +62,18 @@ def lower_contraction(
         problem = analyze(spec, extents, lhs, rhs, epilogue)
         if problem is None:
             return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label, lhs.dtype)
-        if _wants_dot(problem, constants):
-            return _dots(problem, target, threads, label)
-        windows = recognise(problem)
+        windows = None if _wants_dot(problem, constants) else recognise(problem)
         if windows is not None:
             found = choose_winograd(windows, target, threads, problem.panel_operand in constants)
             if found is not None:
                 return _winograd(windows, found, target, label)
-        if problem.columns and problem.columns[-1].strides[OUT] == 1:
-            return _panels(problem, target, threads, constants, label)
+        lower = _path(problem, constants)
+        if lower is not None:
+            partial = split_depth(problem, _units(problem, target, threads, constants), threads)
+            if partial is None:
+                return lower(problem, target, threads, constants, label)
+            sums = lower(partial, target, threads, constants, label)
+            return _combined(spec, extents, sums, partial, epilogue, target, label)
     kernel = generic_kernel(spec, extents, lhs, rhs, epilogue, target, f"contract_{label}")
     operands = (_input(0), _input(1), OUTPUT, *(_input(2 + k) for k in range(len(epilogue.inputs))))
     return Lowered((KernelCall(kernel, operands, problem.flops if problem else 0),))
@@ -82,6 +87,37 @@ def _label(spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs:
     """Return a short name part that differs between different contractions."""
     text = repr((str(spec), sorted(extents.items()), lhs, rhs, epilogue.body, epilogue.inputs))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _path(problem: Problem, constants: frozenset[int]) -> Callable[..., Lowered] | None:
+    """Return the function that lowers the problem, None for the generic loop nest."""
+    if _wants_dot(problem, constants):
+        return _dots
+    return _panels if problem.columns and problem.columns[-1].strides[OUT] == 1 else None
+
+
+def _units(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int]) -> int:
+    """Return how many register tiles or groups of dot products the threads can share."""
+    if _wants_dot(problem, constants):
+        return dot_tiles(problem)
+    blocking = choose_blocking(problem, target, threads, _panels_from(problem, constants))
+    return problem.batch_count * extent_of(problem.columns[:-1]) * blocking.tile_count * blocking.panels
+
+
+def _combined(
+    spec: ContractSpec,
+    extents: Mapping[str, int],
+    sums: Lowered,
+    partial: Problem,
+    epilogue: Epilogue,
+    target: CpuTarget,
+    label: str,
+) -> Lowered:
+    """The partial sums into a temporary, then their sums with the epilogue."""
+    parts = partial.batch[0].extent
+    between = TensorType(partial.dtype, (partial.sizes[OUT],))
+    kernel = sum_kernel(spec, extents, between, parts, epilogue, target, f"sum_{label}")
+    return _followed(sums, between, kernel, epilogue)
 
 
 def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int], label: str) -> Lowered:
@@ -182,7 +218,7 @@ def _wants_dot(problem: Problem, constants: frozenset[int]) -> bool:
     return few <= FEW_VECTORS
 
 
-def _dots(problem: Problem, target: CpuTarget, threads: int, label: str) -> Lowered:
+def _dots(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int], label: str) -> Lowered:
     many, few, _, _ = sides(problem)
     kernel = dot_kernel(problem, target, threads, f"contract_{label}")
     reads = tuple(_input(2 + read.input) for read in problem.reads)
@@ -223,11 +259,16 @@ def _two_steps(
     """The contraction into a temporary, then the epilogue in a kernel of its own."""
     first = lower_contraction(spec, extents, lhs, rhs, no_epilogue(result), target, threads, constants, result)
     between = TensorType(result, group_shape(spec.output, extents))
+    kernel = epilogue_kernel(spec, extents, between, epilogue, target, f"epilogue_{label}")
+    return _followed(first, between, kernel, epilogue)
+
+
+def _followed(first: Lowered, between: TensorType, kernel: Kernel, epilogue: Epilogue) -> Lowered:
+    """``first`` into a temporary of type ``between``, then the ``kernel`` that reads it and the epilogue's inputs."""
     place = Operand(OperandKind.TEMPORARY, len(first.temporaries))
     calls = [
         KernelCall(call.kernel, tuple(place if o == OUTPUT else o for o in call.operands), call.flops)
         for call in first.calls
     ]
-    kernel = epilogue_kernel(spec, extents, between, epilogue, target, f"epilogue_{label}")
     calls.append(KernelCall(kernel, (place, OUTPUT, *(_input(2 + k) for k in range(len(epilogue.inputs))))))
     return Lowered(tuple(calls), (*first.temporaries, between))

@@ -267,6 +267,52 @@ def test_copied_rows_emulated(spec, lhs, rhs):
     assert np.array_equal(native, run_emulated(lowered, arrays, np.full(shape, np.nan, np.float32)))
 
 
+DEEP = [
+    ("k, k -> ", (300_000,), (300_000,), {}),
+    ("m k, k -> m", (3, 60_000), (60_000,), {}),
+    ("m k, n k -> m n", (2, 30_000), (9, 30_000), {}),
+    ("k m, k n -> m n", (20_000, 5), (20_000, 11), {}),
+    ("m k, k n -> m n", (13, 9_000), (9_000, 33), {}),
+    ("n h+r w+s c, n h w k -> r s c k", (4, 34, 34, 3), (4, 32, 32, 8), {}),
+    ("n h+r w+s g, n h w g -> r s g", (16, 34, 34, 20), (16, 32, 32, 20), {"r": 1, "s": 1}),
+]
+"""Small outputs with deep sums."""
+
+
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("case", DEEP, ids=[case[0] for case in DEEP])
+def test_deep_sums_are_split_over_threads(case, level):
+    """With an epilogue, in parts that are added in the same order every time."""
+    spec, lhs, rhs, sizes = case
+    arrays, _ = _arrays(np.random.default_rng(15), spec, lhs, rhs, np.float32)
+    doubled = Epilogue(apply("mul", Var("acc", float32), const(2.0, float32)), float32)
+    lowered, shape = _lower(spec, arrays, sizes, TARGETS[level], 4, doubled, (1,))
+    if level == "avx512":  # smaller register tiles are more of them
+        assert any(call.kernel.name.startswith("sum_") for call in lowered.calls)
+    native = Native(lowered, TARGETS[level], 4)
+    out = native(arrays, aligned(shape, np.float32, np.nan))
+    _check(out / 2, spec, arrays, sizes)
+    assert np.array_equal(out, native(arrays, aligned(shape, np.float32, np.nan)))
+
+
+def test_partial_sums_emulated():
+    spec, lhs, rhs, sizes = DEEP[0]
+    arrays, _ = _arrays(np.random.default_rng(16), spec, lhs, rhs, np.float32)
+    lowered, shape = _lower(spec, arrays, sizes, TARGETS["avx512"], 2)
+    native = Native(lowered, TARGETS["avx512"])(arrays, aligned(shape, np.float32, np.nan))
+    assert np.array_equal(native, run_emulated(lowered, arrays, np.full(shape, np.nan, np.float32)))
+
+
+def test_depth_is_split_only_where_threads_would_be_idle():
+    target = TARGETS["avx512"]
+    arrays = [np.zeros(shape, np.float32) for shape in ((64, 4096), (4096, 64))]
+    wide = [np.zeros(shape, np.float32) for shape in ((4096, 512), (512,))]
+    assert len(_lower("m k, k n -> m n", arrays, {}, target, 2)[0].calls) == 1
+    assert len(_lower("m k, k -> m", wide, {}, target, 2)[0].calls) == 1
+    assert len(_lower("k, k -> ", [wide[1], wide[1]], {}, target, 8)[0].calls) == 1
+    assert len(_lower("m k, k n -> m n", arrays, {}, target, 32)[0].calls) == 2
+
+
 def _bias_residual_relu(rank, shape, columns):
     axes = [Var(name) for name in "mn"] if rank == 2 else [Var(name) for name in "nhwk"]
     total = apply("add", Var("acc", float32), Read(0, (axes[-1],), float32))

@@ -1,0 +1,73 @@
+"""Splits the depth of a contraction into parts for several threads, where the output alone gives them too little.
+
+Each part sums into an output of its own; a further kernel adds the parts in order. It must not know kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem
+from dlc.codegen.contract_blocking import SMALL_FLOPS
+from dlc.ir.epilogue import no_epilogue
+
+SHORTEST_PART = 128
+"""Depth steps that repay writing a sum of their own and reading it again."""
+BALANCED = 0.9
+"""With this part of all threads at work the split is good enough; more parts would cost more."""
+LEAST_GAIN = 1.3
+"""The split must keep so many times as many threads at work."""
+
+
+def split_depth(problem: Problem, units: int, threads: int) -> Problem | None:
+    """Return the problem of partial sums, its parts along the first batch axis, or None where that does not pay.
+
+    ``units`` is the number of register tiles (or groups of dot products) that threads can share without it. Parts
+    are of equal size, so that their number divides an axis of the depth.
+    """
+    whole = _busy(units, threads)
+    most = min(4 * threads, problem.depth_count // SHORTEST_PART, 2 * problem.flops // SMALL_FLOPS)
+    best: tuple[float, int, int] | None = None
+    for parts in range(2, most + 1):
+        number = next((n for n, axis in enumerate(problem.depth) if axis.extent % parts == 0), None)
+        if number is None:
+            continue
+        busy = _busy(units * parts, threads)
+        if best is None or busy > best[0]:
+            best = (busy, parts, number)
+        if busy >= BALANCED:
+            break
+    if best is None or best[0] < LEAST_GAIN * whole:
+        return None
+    return _partial_sums(problem, *best[1:])
+
+
+def _busy(units: int, threads: int) -> float:
+    """Return the part of the threads' time that is work."""
+    return units / (-(-units // threads) * threads)
+
+
+def _partial_sums(problem: Problem, parts: int, number: int) -> Problem:
+    size = problem.sizes[OUT]
+    split = problem.depth[number]
+    block = split.extent // parts
+    strides = [stride * block for stride in split.strides]
+    strides[OUT] = size
+    rest = LoopAxis(block, split.strides)
+    depth = (*problem.depth[:number], *([rest] if block > 1 else []), *problem.depth[number + 1 :])
+    return replace(
+        problem,
+        batch=_bare((LoopAxis(parts, tuple(strides)), *problem.batch)),
+        rows=_bare(problem.rows),
+        columns=_bare(problem.columns),
+        depth=_bare(depth),
+        sizes=(*problem.sizes[:OUT], parts * size),
+        body=no_epilogue(problem.dtype).body,
+        out_dtype=problem.dtype,
+        reads=(),
+    )
+
+
+def _bare(axes: tuple[LoopAxis, ...]) -> tuple[LoopAxis, ...]:
+    """Leave out the strides of the epilogue's reads."""
+    return tuple(LoopAxis(axis.extent, axis.strides[: OUT + 1]) for axis in axes)
