@@ -134,8 +134,7 @@ def choose_amx_blocking(problem: Problem, target: CpuTarget, threads: int, panel
         tile_count=parts,
         row_chunks=row_chunks,
         column_chunks=column_chunks,
-        staging="",
-        stages_chunk=False,
+        staged=False,
         ahead=False,
         overwritten=frozenset(),  # on the way back inputs are read again after the output has been written
         block_panels=min(base.block_panels, -(-base.panels // column_chunks)),

@@ -5,25 +5,17 @@ Pure decisions from shapes, target and thread count. It must not build kernels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dlc.codegen.contract_analysis import FIRST_READ, OUT, LoopAxis, Problem, extent_of, merge
 from dlc.codegen.target import CpuTarget
 
 PACKED, LOCAL, DIRECT = "packed", "local", "direct"
 """Where panels come from: packed by a kernel of its own, packed by each task into its scratch, or read in place."""
-GATHERED, COPIED = "gathered", "copied"
-"""How row tiles are staged in scratch memory: contiguous at each depth step, or each row along the depth."""
 CACHE_WAY_BYTES = 4096
 """Addresses so far apart share a set of the first-level cache, whose index lies within a page on most processors."""
 MOST_CONFLICTS = 7
 """So many lines of one set stay in the first-level cache beside the panel's."""
-COPYING_COLUMNS = 8
-"""Copying rows costs about as much as multiplying them with so many columns."""
-LEAST_COPIED_PANELS = 3
-"""Copies pay if at least so many panels use them."""
-SHORTEST_PASS = 384
-"""Depth steps over which reading and writing partial sums is paid for."""
 PACKING_ROWS = 16
 """Packing a panel costs about as much as multiplying it with so many rows."""
 FETCHING_ROWS = 2
@@ -80,8 +72,7 @@ class Blocking:
     ``tiles``: the rows that tiles run over, cut into tiles; ``tile_count`` counts tiles over all rows.
     ``row_chunks`` and ``column_chunks`` are tasks per group; ``block_panels`` panels stay in cache while row
     tiles pass; with ``ahead`` the next ones are fetched meanwhile. Depth level ``depth_level`` advances by
-    ``depth_block`` iterations per pass. ``staging``: how row tiles are first copied to scratch memory, or empty:
-    with ``stages_chunk`` all tiles of a task before each pass over the depth, else each tile before it is used.
+    ``depth_block`` iterations per pass. ``staged``: each row tile is first copied to scratch memory.
     ``overwritten`` numbers the epilogue's reads that may be the output's own memory. ``joint`` packed panels are
     multiplied by one call where a tile has few rows.
     """
@@ -99,8 +90,7 @@ class Blocking:
     depth_level: int
     depth_block: int
     ahead: bool
-    staging: str
-    stages_chunk: bool
+    staged: bool
     overwritten: frozenset[int]
     joint: int
 
@@ -118,18 +108,6 @@ class Blocking:
     def passes(self) -> int:
         """Times that the output is visited."""
         return extent_of(self.levels[: self.depth_level]) * self.depth_blocks
-
-    @property
-    def row_pitch(self) -> int:
-        """Elements from one copied row to the next: an odd number of vectors, so that rows share no cache set."""
-        return self.tile.lanes * (-(-self.pass_depth // self.tile.lanes) | 1)
-
-    @property
-    def stage_size(self) -> int:
-        """Elements of a staged row tile."""
-        if self.staging == GATHERED:
-            return self.tile.pitch * self.pass_depth
-        return self.tile.rows * self.row_pitch
 
 
 def register_tile(target: CpuTarget, itemsize: int, columns: int) -> RegisterTile:
@@ -167,6 +145,10 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
     tile = register_tile(target, itemsize, column.extent)
     if panels_from == DIRECT and not problem.spread:
         tile = _wide_tile(target, tile, problem.row_count, column.extent)
+    few = FEW_TILES
+    if _rows_conflict(problem) and tile.rows > MOST_CONFLICTS:
+        few = FEW_TILES * tile.rows // MOST_CONFLICTS
+        tile = replace(tile, rows=MOST_CONFLICTS)
     panels = -(-column.extent // tile.width)
     merged = panels_from == PACKED and not problem.odd
     levels = merge(problem.depth, [problem.row_operand]) if merged else problem.depth
@@ -174,25 +156,17 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
         levels = (LoopAxis(1, (0,) * (OUT + 1 + len(problem.reads))),)
     flat, tiles, tile_count = _row_tiles(problem, tile)
     groups = problem.batch_count * extent_of(problem.columns[:-1])
-    conflicting = _rows_conflict(problem, -(-tiles.total // tiles.parts))
-    row_chunks, column_chunks = _chunks(problem, groups, tile_count, panels, threads, panels_from, conflicting)
+    row_chunks, column_chunks = _chunks(problem, groups, tile_count, panels, threads, panels_from)
     chunk_panels = -(-panels // column_chunks)
-    chunk_tiles = -(-tile_count // row_chunks)
-    staging = _staging(problem, flat, chunk_panels, conflicting)
-    chunk_rows = chunk_tiles * tile.rows
-    level, block = _depth_blocking(problem, levels, staging, chunk_rows, panels_from, target)
+    staged = _stages(problem, flat, chunk_panels, itemsize)
+    level, block = _depth_blocking(problem, levels, staged, panels_from, target)
     depth = extent_of(levels[level + 1 :]) * block
     block_panels = max(1, target.l2_bytes // 2 // max(1, depth * tile.width * itemsize))
-    far = tile_count <= FEW_TILES or chunk_panels * tile.width * extent_of(levels) * itemsize > target.l2_bytes // 2
-    ahead = panels_from == PACKED and 1 < chunk_tiles <= FEW_TILES and far
+    chunk_tiles = -(-tile_count // row_chunks)
+    far = tile_count <= few or chunk_panels * tile.width * extent_of(levels) * itemsize > target.l2_bytes // 2
+    ahead = panels_from == PACKED and 1 < chunk_tiles <= few and far
     if tile_count == 1 and panels_from == PACKED:
         block_panels = panels  # each panel is used once
-    if ahead:
-        block_panels = 1
-    block_panels = min(block_panels, chunk_panels)
-    stages_chunk = staging == COPIED and chunk_rows * depth * itemsize <= target.l2_bytes // 2
-    if staging == COPIED and not stages_chunk and block_panels < LEAST_COPIED_PANELS:
-        staging = ""
     return Blocking(
         tile=tile,
         panels_from=panels_from,
@@ -202,13 +176,12 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
         panels=panels,
         row_chunks=row_chunks,
         column_chunks=column_chunks,
-        block_panels=block_panels,
+        block_panels=1 if ahead else min(block_panels, chunk_panels),
         levels=levels,
         depth_level=level,
         depth_block=block,
         ahead=ahead,
-        staging=staging,
-        stages_chunk=stages_chunk,
+        staged=staged,
         joint=1 if panels_from == DIRECT or ahead else _joint(target, tile, -(-tiles.total // tiles.parts)),
         overwritten=_overwritten(problem, whole=extent_of(levels[:level]) * -(-levels[level].extent // block) == 1),
     )
@@ -232,32 +205,24 @@ def _overwritten(problem: Problem, whole: bool) -> frozenset[int]:
     return frozenset(found)
 
 
-def _rows_conflict(problem: Problem, rows: int) -> bool:
-    """Whether the rows of a tile displace each other at every depth step, and copies of them would not.
-
-    They do if they are so far apart that all fall into one set of the first-level cache.
-    """
-    if problem.spread or not problem.rows or not problem.depth or rows <= MOST_CONFLICTS:
+def _rows_conflict(problem: Problem) -> bool:
+    """Whether the rows of a tile are so far apart that their lines share a set of the first-level cache."""
+    if problem.spread or not problem.rows or not problem.depth:
         return False
     between_rows = problem.rows[-1].strides[problem.row_operand] * problem.dtype.itemsize
     contiguous = problem.depth[-1].strides[problem.row_operand] == 1
     return contiguous and between_rows > 0 and between_rows % CACHE_WAY_BYTES == 0
 
 
-def _staging(problem: Problem, flat: bool, panels: int, conflicting: bool) -> str:
-    """Choose how to copy row tiles that are used by ``panels`` panels, if at all.
-
-    Rows that are contiguous at each depth step, steps far apart, are gathered; ``conflicting`` ones are copied.
-    """
-    row, itemsize = problem.row_operand, problem.dtype.itemsize
-    if conflicting:
-        return COPIED if panels >= LEAST_COPIED_PANELS else ""
+def _stages(problem: Problem, flat: bool, panels: int, itemsize: int) -> bool:
+    """Whether to copy row tiles: they are contiguous at each depth step, which lie far apart, and used often."""
+    row = problem.row_operand
     if flat or problem.spread or problem.pairs or not problem.rows or not problem.depth:
-        return ""
+        return False
     if problem.rows[-1].strides[row] != 1:
-        return ""
+        return False
     apart = problem.depth[-1].strides[row] * itemsize
-    return GATHERED if (panels >= 2 and apart >= 1024) or (panels >= 4 and apart >= 512) else ""
+    return (panels >= 2 and apart >= 1024) or (panels >= 4 and apart >= 512)
 
 
 def _row_tiles(problem: Problem, tile: RegisterTile) -> tuple[bool, Split, int]:
@@ -278,22 +243,18 @@ def can_block(problem: Problem) -> bool:
 
 
 def _depth_blocking(
-    problem: Problem, levels: tuple[LoopAxis, ...], staging: str, chunk_rows: int, panels_from: str, target: CpuTarget
+    problem: Problem, levels: tuple[LoopAxis, ...], staged: bool, panels_from: str, target: CpuTarget
 ) -> tuple[int, int]:
     """Choose the level and step at which the depth is cut so that the operands' blocks fit the caches."""
     depth = extent_of(levels)
     width = min(problem.column_count, 256) + min(problem.row_count, 256)
     fitting = max(256, target.l2_bytes // (width * problem.dtype.itemsize))
     longest = 2 * max(1024, fitting)
-    if panels_from == LOCAL:
+    if staged:
+        fitting = longest = 256
+    elif panels_from == LOCAL:
         fitting = min(fitting, 1024)
         longest = 2 * fitting
-    if staging == GATHERED:
-        fitting = longest = 256
-    elif staging == COPIED:
-        # The rows of a task stay in the second-level cache where they are few enough, else some panels do.
-        whole = target.l2_bytes // 2 // (chunk_rows * problem.dtype.itemsize)
-        fitting = longest = whole if whole >= SHORTEST_PASS else min(fitting, 1024)
     if depth <= longest or not can_block(problem):
         return 0, levels[0].extent
     inner = depth
@@ -305,9 +266,7 @@ def _depth_blocking(
     return len(levels) - 1, levels[-1].extent
 
 
-def _chunks(
-    problem: Problem, groups: int, tiles: int, panels: int, threads: int, panels_from: str, copied: bool
-) -> tuple[int, int]:
+def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int, panels_from: str) -> tuple[int, int]:
     """Cut each group into row chunks x column chunks so that threads get equal work and read little twice."""
     if threads == 1 or problem.flops < SMALL_FLOPS:
         return 1, 1
@@ -325,9 +284,8 @@ def _chunks(
             traffic = (row_bytes * column_parts + panel_bytes * row_parts) / (row_bytes + panel_bytes)
             fairness = 0.02 * threads / tasks
             packing = PACKING_ROWS * row_parts / problem.row_count if panels_from == LOCAL else 0.0
-            copying = COPYING_COLUMNS * column_parts / problem.column_count if copied else 0.0
             fetching = FETCHING_ROWS * row_parts / problem.row_count if panels_from == PACKED else 0.0
-            cost = work + 0.01 * traffic + fairness + packing + copying + fetching
+            cost = work + 0.01 * traffic + fairness + packing + fetching
             if best is None or cost < best[0]:
                 best = (cost, row_parts, column_parts)
     assert best is not None

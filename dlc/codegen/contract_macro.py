@@ -6,14 +6,12 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, extent_of, merge
-from dlc.codegen.contract_blocking import DIRECT, GATHERED, LOCAL, PACKED, Blocking
+from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, Blocking
 from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
 from dlc.codegen.contract_pack import call_panel_kernel, packed_panels
-from dlc.codegen.contract_stage import copy_row_kernel, stage_kernel
 from dlc.codegen.microkernel import (
     LANES_NONE,
     LANES_STRIDE,
@@ -26,6 +24,7 @@ from dlc.codegen.microkernel import (
     Place,
     ReadForm,
     call_micro_kernel,
+    stage_kernel,
 )
 from dlc.ir.expr import Expr, Var, apply, cast, const
 from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Window
@@ -111,8 +110,7 @@ class MacroKernel:
             tile_count: Expr = apply("sub", tile_end, first_tile)
         else:
             tile_count = const(tiles)
-        tile = total(first_tile, Var("tt"))
-        tile_loop = For(Var("tt"), tile_count, LoopKind.SERIAL, tuple(self._tile(tile, self._rows)))
+        tile_loop = For(Var("tt"), tile_count, LoopKind.SERIAL, tuple(self._tile(total(first_tile, Var("tt")))))
         blocks = -(-panels // blocking.block_panels)
         work: list[Stmt] = [tile_loop]
         if blocking.panels_from == LOCAL:
@@ -122,12 +120,8 @@ class MacroKernel:
             # The last chunk may have fewer blocks than the others.
             column_body = [lets[0], If(apply("less", Var("panel0"), panel_end), (lets[1], *work))]
         statements: list[Stmt] = [For(Var("nb"), const(blocks), LoopKind.SERIAL, tuple(column_body))]
-        if blocking.staging:
-            size = blocking.stage_size
-            if blocking.stages_chunk:
-                size *= tiles
-                stage = tuple(self._tile(tile, self._stage_only))
-                statements.insert(0, For(Var("tt"), tile_count, LoopKind.SERIAL, stage))
+        if blocking.staged:
+            size = blocking.tile.pitch * blocking.pass_depth
             statements.insert(0, Alloc(Buffer("staged", self.problem.dtype, size, Space.LOCAL)))
         if blocking.panels_from == LOCAL:
             size = blocking.block_panels * blocking.pass_depth * blocking.tile.width
@@ -136,8 +130,8 @@ class MacroKernel:
             statements = [For(Var("pass"), const(blocking.passes), LoopKind.SERIAL, tuple(statements))]
         return statements
 
-    def _tile(self, tile: Expr, work: Callable[[int], list[Stmt]]) -> list[Stmt]:
-        """Bind the first row of a tile and do the ``work`` for as many rows as it has."""
+    def _tile(self, tile: Expr) -> list[Stmt]:
+        """One row tile against the panels of a block."""
         split = self.blocking.tiles
         inner = apply("floor_mod", tile, const(split.parts)) if not self._one_inner() else tile
         statements: list[Stmt] = [Let(Var("tile"), tile), Let(Var("inner"), inner)]
@@ -147,9 +141,9 @@ class MacroKernel:
         statements.append(Let(Var("row0"), first))
         large, small = split.size + 1, split.size
         if not split.extra:
-            return statements + work(small)
+            return statements + self._rows(small)
         is_large = apply("less", Var("inner"), const(split.extra))
-        return [*statements, If(is_large, tuple(work(large)), tuple(work(small)))]
+        return [*statements, If(is_large, tuple(self._rows(large)), tuple(self._rows(small)))]
 
     def _one_inner(self) -> bool:
         return self.blocking.tile_count == self.blocking.tiles.parts
@@ -158,8 +152,8 @@ class MacroKernel:
         """Calls of the micro-kernel of ``rows`` rows: whole panels, then the ragged last one."""
         statements: list[Stmt] = []
         maps = {tensor: self._row_map(tensor, rows, statements) for tensor in self.tensors}
-        if self.blocking.staging and not self.blocking.stages_chunk:
-            statements += self._stage(rows, maps[self.problem.row_operand])
+        if self.blocking.staged:
+            statements.append(self._stage(rows, maps[self.problem.row_operand]))
         width = self.blocking.tile.width
         full, tail = divmod(self.column.extent, width)
         end: Expr = Var("panel1")
@@ -185,38 +179,13 @@ class MacroKernel:
             statements.append(If(has_tail, (call,)) if self.blocking.panels > 1 else call)
         return statements
 
-    def _stage_only(self, rows: int) -> list[Stmt]:
-        """Copy a tile that is used later."""
-        statements: list[Stmt] = []
-        row_map = self._row_map(self.problem.row_operand, rows, statements)
-        return statements + self._stage(rows, row_map)
-
-    def _stage(self, rows: int, row_map: RowMap) -> list[Stmt]:
-        """Copy the tile's rows to scratch memory: gathered step by step, or row by row."""
+    def _stage(self, rows: int, row_map: RowMap) -> Stmt:
+        """Copy the tile's rows, contiguous at each depth step, to scratch memory, steps next to each other."""
         levels, row_depth, _ = self._depth()
-        tile, dtype = self.blocking.tile, self.problem.dtype
-        base = total(row_map.base, row_depth)
-        if self.blocking.staging == GATHERED:
-            gather = stage_kernel(dtype, tile.lanes, rows, tile.pitch, len(levels))
-            scalars = tuple(value for level in levels for value in (level.extent, level.row_stride))
-            return [Call(gather, (Window("rows", base), Window("staged", self._staged_at())), scalars)]
-        copy = copy_row_kernel(dtype, tile.lanes, len(levels))
-        scalars = tuple(value for level in levels for value in (level.extent, level.row_stride))[:-1]
-        return [
-            Call(
-                copy,
-                (
-                    Window("rows", total(base, row)),
-                    Window("staged", total(self._staged_at(), const(i * self.blocking.row_pitch))),
-                ),
-                scalars,
-            )
-            for i, row in enumerate(row_map.offsets(rows))
-        ]
-
-    def _staged_at(self) -> Expr:
-        """Where the tile lies in scratch memory."""
-        return scaled(Var("tt"), self.blocking.stage_size) if self.blocking.stages_chunk else ZERO
+        tile = self.blocking.tile
+        kernel = stage_kernel(self.problem.dtype, tile.lanes, rows, tile.pitch, len(levels))
+        scalars = tuple(value for level in levels for value in (level.extent, level.row_stride))
+        return Call(kernel, (Window("rows", total(row_map.base, row_depth)), Window("staged", ZERO)), scalars)
 
     # -- addresses -------------------------------------------------------------------------------
 
@@ -286,7 +255,7 @@ class MacroKernel:
     def _staged_levels(self, levels: tuple[Level, ...]) -> tuple[Level, ...]:
         """Give the depth loops the strides of staged rows."""
         staged: list[Level] = []
-        step: Expr = const(self.blocking.tile.pitch if self.blocking.staging == GATHERED else 1)
+        step: Expr = const(self.blocking.tile.pitch)
         for level in reversed(levels):
             staged.append(Level(level.extent, step, level.panel_stride))
             step = apply("mul", level.extent, step)
@@ -349,11 +318,9 @@ class MacroKernel:
         offsets = row_map.offsets(rows)
         row_base = total(row_map.base, row_depth, scaled(first, self.column.strides[problem.row_operand]))
         row_window = Window("rows", row_base)
-        if blocking.staging:
-            row_window = Window("staged", self._staged_at())
+        if blocking.staged:
+            row_window = Window("staged", ZERO)
             levels = self._staged_levels(levels)
-            pitch = 1 if blocking.staging == GATHERED else blocking.row_pitch
-            offsets = tuple(const(i * pitch) for i in range(rows))
         strided = all(where.mode != ROWS_TABLE for where in maps.values())
         early = blocking.pass_depth < SHORT_DEPTH and strided and not problem.spread
         spec = MicroSpec(

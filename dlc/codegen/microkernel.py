@@ -408,3 +408,28 @@ def _value(spec: MicroSpec, row: int | Var, vector: int, accumulated: Expr) -> E
             index = apply("add", index, apply("mul", _column(spec, vector), Var(f"e{number}_lane")))
         mapping[Var(f"read{number}", form.dtype)] = Load(f"e{number}", index, form.dtype)
     return cast(substitute(spec.body, mapping), spec.out_dtype)
+
+
+@lru_cache(maxsize=256)
+def stage_kernel(dtype: DType, lanes: int, rows: int, pitch: int, levels: int) -> Kernel:
+    """Return the kernel (source, target) that gathers a row tile: ``rows`` contiguous elements per depth step.
+
+    Scalars: extent and stride of each depth level in the source; the target has ``pitch`` elements per step.
+    """
+    at, target = Var(f"at{levels}"), apply("mul", Var(f"step{levels}"), const(pitch))
+    body: list[Stmt] = []
+    for first in range(0, rows, lanes):
+        lane = apply("add", const(first), Var("lane"))
+        store = Store("target", apply("add", target, lane), Load("source", apply("add", at, lane), dtype))
+        active = apply("less", Var("lane"), const(rows - first)) if rows - first < lanes else None
+        body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,), active))
+    for level in reversed(range(levels)):
+        k = Var(f"k{level}")
+        step = apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)
+        source = apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))
+        lets = [Let(Var(f"at{level + 1}"), source), Let(Var(f"step{level + 1}"), step)]
+        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
+    body = [Let(Var("at0"), const(0)), Let(Var("step0"), const(0)), *body]
+    scalars = tuple(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}"))
+    buffers = (Buffer("source", dtype, None), Buffer("target", dtype, None, writable=True))
+    return Kernel(f"stage_{dtype}_{rows}_d{levels}", buffers, scalars, tuple(body))
