@@ -68,6 +68,7 @@ class Simplifier:
         self._table: dict[tuple, Expr] = {}
         self._final: set[int] = set()
         self._affine: dict[Expr, Affine] = {}
+        self._built: dict[Affine, Expr] = {}
         self._ranges: dict[Expr, Interval | None] = {}
         self._data: dict[Expr, bool] = {}
 
@@ -249,8 +250,12 @@ class Simplifier:
 
     def build(self, form: Affine) -> Expr:
         """Return the canonical expression of an affine form."""
+        known = self._built.get(form)
+        if known is not None:
+            return known
         result: Expr | None = None
-        for atom, coefficient in sorted(form.terms, key=_order):
+        ordered = sorted(form.terms, key=_order) if len(form.terms) > 1 else form.terms
+        for atom, coefficient in ordered:
             if coefficient == -1 and result is not None:
                 result = apply("sub", result, atom)
                 continue
@@ -260,7 +265,7 @@ class Simplifier:
             result = const(form.constant)
         elif form.constant:
             result = apply("add", result, const(form.constant))
-        result = self._shared(result)
+        result = self._built[form] = self._shared(result)
         self._affine.setdefault(result, form)
         return result
 
