@@ -49,6 +49,8 @@ class _Layouts:
         self.anchored = {
             v for v, s in zip(graph.inputs, graph.signature.inputs, strict=True) if s.replaced_by is not None
         }
+        # Transposed values and what follows them: they may be as good in the order before.
+        self.turned: set[Value] = set()
         # What depends on no data: weights and, because ops without operands are among these, constants.
         self.weights = {v for v, _ in graph.inputs_with(Role.PARAMETER, Role.STATE, Role.CONSTANT)}
 
@@ -87,6 +89,8 @@ class _Layouts:
             self.put(value, value, identity(value))
         if all(v in self.weights for v in node.inputs):
             self.weights.update(node.outputs)
+        if node.op.name == "transpose" or any(v in self.turned for v in node.inputs):
+            self.turned.update(node.outputs)
 
     def _broadcast(self, node: Node, wanted: Layout) -> Value:
         value, operand = node.outputs[0], node.inputs[0]
@@ -218,7 +222,9 @@ def _reshaped(state: _Layouts, node: Node) -> None:
 
 def _contracted(state: _Layouts, node: Node) -> None:
     found = [state.layout_of(v) for v in node.inputs]
-    layouts = contract_layouts(node, found, [v in state.weights for v in node.inputs])
+    layouts = contract_layouts(
+        node, found, [v in state.weights for v in node.inputs], [v in state.turned for v in node.inputs]
+    )
     if layouts is None:
         state.keep(node)
         return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from dlc.ir.builder import Builder
-from dlc.ir.contraction import ContractSpec, DimIndex, WindowTerm, parse_spec, side_axes
+from dlc.ir.contraction import ContractSpec, DimIndex, Group, WindowTerm, parse_spec, side_axes
 from dlc.ir.graph import Node, Value
 from dlc.ir.ops.contract import contract_extents
 from dlc.ir.ops.contract_gradient import emit_contract
@@ -13,18 +14,29 @@ from dlc.passes.layout_reshape import Layout, identity
 
 Layouts = tuple[Layout, Layout, Layout]
 
+MOST_PLANES = 4
+"""Channels up to which an operand in planes is read as it is."""
+LONG_SUM = 64
+"""Terms from which on runs along channels and taps are worth interleaving planes."""
 
-def contract_layouts(node: Node, found: Sequence[Layout | None], weights: Sequence[bool]) -> Layouts | None:
+
+def contract_layouts(
+    node: Node, found: Sequence[Layout | None], weights: Sequence[bool], turned: Sequence[bool]
+) -> Layouts | None:
     """Return layouts of both operands and the result, or None where the contraction has no wish.
 
     ``found`` gives the layouts in which the operands are stored (None: any); ``weights`` tells which operands
-    depend on no data.
+    depend on no data, ``turned`` which were transposed to get where they are.
     """
     spec = parse_spec(node.attributes["spec"])
     windowed = [k for k, side in enumerate((spec.lhs, spec.rhs)) if any(isinstance(d, WindowTerm) for d in side)]
     stored = [f if f is not None and f != identity(v) else None for f, v in zip(found, node.inputs, strict=True)]
     if len(windowed) == 1:
-        return _windowed(spec, windowed[0], stored, weights)
+        data = windowed[0]
+        as_it_is = found[data] is not None and stored[data] is None and not turned[data]
+        if as_it_is and weights[1 - data] and _is_planar(node, spec, data):
+            return _planar(node, spec, data)
+        return _windowed(spec, data, stored, weights)
     if windowed or all(s is None for s in stored):
         return None
     layouts = [s or identity(v) for s, v in zip(stored, node.inputs, strict=True)]
@@ -63,6 +75,39 @@ def _windowed(spec: ContractSpec, data: int, stored: Sequence[Layout | None], we
     lhs, rhs = layouts
     assert lhs is not None and rhs is not None
     return lhs, rhs, _result_layout(spec, data, data_layout)
+
+
+def _is_planar(node: Node, spec: ContractSpec, data: int) -> bool:
+    """Tell whether few channels in planes, as images come, are best read as they are.
+
+    Interleaving them would cost a pass over the operand; long sums repay it by longer runs.
+    """
+    side, other = (spec.lhs, spec.rhs)[data], (spec.lhs, spec.rhs)[1 - data]
+    extents = contract_extents(node.input_types, node.attributes)
+    summed = [extents[a] for a in spec.reduce_axes]
+    channels = [extents[a] for d in side if isinstance(d, Group) for a in d.axes if a in spec.reduce_axes]
+    if not all(isinstance(e, int) for e in (*summed, *channels)):
+        return False
+    grouped = side_axes(side) & side_axes(other) & set(spec.output_axes)
+    few = 1 < prod(channels) <= MOST_PLANES and prod(summed) < LONG_SUM  # type: ignore[arg-type,type-var]
+    return few and not grouped and isinstance(side[-1], WindowTerm)
+
+
+def _planar(node: Node, spec: ContractSpec, data: int) -> Layouts:
+    """Return the layouts of a convolution that reads planes and writes channels last."""
+    sides = (spec.lhs, spec.rhs)
+    last = _channels_last(sides[data], side_axes(spec.output) - side_axes(sides[1 - data]))
+    order = [a for d in sides[data] for a in d.axes]
+    kernel = sorted(
+        range(len(sides[1 - data])), key=lambda d: min(_position(order, a) for a in sides[1 - data][d].axes)
+    )
+    layouts = [identity(v) for v in node.inputs]
+    layouts[1 - data] = tuple(kernel)
+    return layouts[0], layouts[1], _result_layout(spec, data, last)
+
+
+def _position(order: Sequence[str], axis: str) -> int:
+    return order.index(axis) if axis in order else len(order)
 
 
 def _channels_last(side: Sequence[DimIndex], batch_axes: set[str]) -> Layout:
