@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from dlc.codegen.llvm_formula import Bits, Formula, Number
+from dlc.codegen.llvm_formula import TABLE, Bits, Formula, Number
 from dlc.codegen.segment_tables import ERF_SEGMENT, ERF_TABLE, TANH_SEGMENT, TANH_TABLE, Table
 
 _LOG2E = math.log2(math.e)
 _LN2_HIGH = 0.693359375  # nine bits: products with exponents are exact
 _LN2_LOW = -2.12194440054690583e-4
 _PI = math.pi
+_POWERS = tuple(2.0 ** (k / TABLE) for k in range(TABLE))
 
 # (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2
 _EXP = (0.5000000027249403, 0.1666657626014359, 0.04166637294956434, 0.008363297774963965, 0.0013941320382434511)
@@ -48,6 +49,16 @@ def exp_scaled(f: Formula, x: Number, shift: int = 0) -> Number:
     if shift:
         n, integer = n + float(shift), integer + shift
     return vanishes.pick(0.0, f.scale(p, n, integer))
+
+
+def _exp_by_table(f: Formula, x: Number) -> Number:
+    """exp(x) for x <= 0: sixteenths of a power of two from a table leave a rest of at most ln(2)/32; about 1 ULP."""
+    n, index = f.segment(x, math.log(2) / TABLE)
+    r = f.fma(n, -_LN2_HIGH / TABLE, x)
+    r = f.fma(n, -_LN2_LOW / TABLE, r)
+    power = f.lookup(_POWERS, index)
+    p = f.fma(power, r * f.polynomial(r, (1.0, 0.5, 1 / 6)), power)
+    return (x < -104.0).pick(0.0, f.scale(p, n * (1 / TABLE), index))  # scaling rounds the exponent down
 
 
 def exp(f: Formula, x: Number) -> Number:
@@ -126,8 +137,9 @@ def tanh(f: Formula, x: Number) -> Number:
 
 def sigmoid(f: Formula, x: Number) -> Number:
     """1 / (1 + e**-x), through e**-|x| so that neither end cancels or overflows; about 2.5 ULP."""
-    e = exp_scaled(f, -x.abs())
-    return (x < 0.0).pick(e, 1.0) / (e + 1.0)
+    y = -x.abs()
+    e = _exp_by_table(f, y) if f.has_lookup else exp_scaled(f, y)
+    return f.quotient((x < 0.0).pick(e, 1.0), e + 1.0)
 
 
 def erf(f: Formula, x: Number) -> Number:
