@@ -23,7 +23,7 @@ from dlc.codegen.winograd_blocking import WinogradBlocking, choose_winograd
 from dlc.codegen.winograd_macro import WinogradKernel
 from dlc.codegen.winograd_pack import packed_size, transform_weights_kernel
 from dlc.codegen.winograd_problem import WinogradProblem, recognise
-from dlc.codegen.winograd_watch import limit_kernel
+from dlc.codegen.winograd_watch import limit_kernel, limit_size
 from dlc.ir.contraction import ContractSpec, group_shape
 from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.kernel import Kernel
@@ -64,9 +64,10 @@ def lower_contraction(
             return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label, lhs.dtype)
         windows = None if _wants_dot(problem, constants) else recognise(problem)
         if windows is not None:
-            found = choose_winograd(windows, target, threads, problem.panel_operand in constants)
+            constant = problem.panel_operand in constants
+            found = choose_winograd(windows, target, threads, constant)
             if found is not None:
-                return _winograd(windows, found, target, label)
+                return _winograd(windows, found, target, constant, label)
         lower = _path(problem, constants)
         if lower is not None:
             partial = split_depth(problem, _units(problem, target, threads, constants), threads)
@@ -151,26 +152,33 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
     return Lowered(tuple(calls), temporaries, in_place)
 
 
-def _winograd(found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, label: str) -> Lowered:
-    """Winograd's filtering, with packed panels for blocks that go the direct way."""
+def _winograd(
+    found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, constant: bool, label: str
+) -> Lowered:
+    """Winograd's filtering; for blocks that go the direct way constant weights are packed ahead."""
     problem, tile = found.problem, blocking.tile
-    panels = packed_panels(problem, tile.width, tile.lanes)
-    sizes = (packed_size(found, tile), 1, panels.size)
-    temporaries = tuple(TensorType(float32, (size,)) for size in sizes)
-    places = tuple(Operand(OperandKind.TEMPORARY, number) for number in range(len(sizes)))
-    kernels = (
+    weights = _input(problem.panel_operand)
+    kernels = [
         transform_weights_kernel(found, tile, f"transform_{label}"),
         limit_kernel(found, tile.lanes, f"limit_{label}"),
-        pack_kernel(panels, f"pack_{label}"),
-    )
-    weights = _input(problem.panel_operand)
+    ]
+    sizes = [packed_size(found, tile), limit_size(found, tile.lanes)]
+    panel_size = problem.sizes[problem.panel_operand]
+    if constant:
+        panels = packed_panels(problem, tile.width, tile.lanes)
+        panel_size = panels.size
+        sizes.append(panel_size)
+        kernels.append(pack_kernel(panels, f"pack_{label}"))
+    places = [Operand(OperandKind.TEMPORARY, number) for number in range(len(sizes))]
     calls = [KernelCall(kernel, (weights, place)) for kernel, place in zip(kernels, places, strict=True)]
-    loops = WinogradKernel(found, blocking, target)
-    kernel = loops.build(f"contract_{label}", panels.size)
+    loops = WinogradKernel(found, blocking, target, PACKED if constant else LOCAL)
+    kernel = loops.build(f"contract_{label}", panel_size)
+    panel = places[2] if constant else weights
     reads = tuple(_input(2 + read.input) for read in problem.reads)
-    calls.append(KernelCall(kernel, (_input(problem.row_operand), *places, OUTPUT, *reads), problem.flops))
+    operands = (_input(problem.row_operand), *places[:2], panel, OUTPUT, *reads)
+    calls.append(KernelCall(kernel, operands, problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(loops.overwritten))
-    return Lowered(tuple(calls), temporaries, in_place)
+    return Lowered(tuple(calls), tuple(TensorType(float32, (size,)) for size in sizes), in_place)
 
 
 def _of_halves(

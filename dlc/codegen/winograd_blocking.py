@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import prod
 
 from dlc.codegen.amx_blocking import amx_cycles, amx_pays, fma_cycles
-from dlc.codegen.contract_blocking import PACKED, RegisterTile, register_tile
+from dlc.codegen.contract_blocking import LOCAL, PACKED, RegisterTile, register_tile
 from dlc.codegen.target import CpuTarget
-from dlc.codegen.winograd_problem import POINTS, REACH, STEP, WINDOW, WinogradProblem
+from dlc.codegen.winograd_problem import POINTS, REACH, STEP, WinogradProblem
 
 LONGEST_CHAIN = 64
 """Channels that are added up before their sum is added to that of the channels before: shorter chains round less, and
@@ -24,8 +24,8 @@ INPUT_CYCLES, OUTPUT_CYCLES = 28.0, 30.0
 """Cycles to transform one vector of a tile's inputs, and of its outputs, epilogue included."""
 WATCH_CYCLES, WATCH_PIXEL_CYCLES = 1.5, 25.0
 """Cycles to add up the magnitudes of one vector of channels of a pixel, and to finish a pixel."""
-WEIGHT_CYCLES, LIMIT_CYCLES = 100.0, 4.0
-"""Cycles to transform a vector of filters of one channel, and to watch one vector of weights (on one thread)."""
+WEIGHT_CYCLES = 130.0
+"""Cycles to transform and to watch one vector of filters of a channel."""
 AGAIN_CYCLES = 1.5
 """Cycles to add a vector of a chain's sums to those before."""
 L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 10.0, 4.0
@@ -33,7 +33,9 @@ L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 10.0, 4.0
 TASK_CYCLES = 2000.0
 GAIN = 0.9
 """Winograd is used where its estimate is at most this part of the other's."""
-_MOST_BLOCK_TILES = 256
+KIND_COST = 0.03
+"""What another kind of block, and code of its own for it, is held against a cut."""
+_LEAST_BLOCK_TILES, _MOST_BLOCK_TILES = 8, 256
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class WinogradBlocking:
         return self.rows.parts[0][0].tiles * self.columns.parts[0][0].tiles
 
     @property
+    def kinds(self) -> int:
+        """Blocks of different size."""
+        return len(self.rows.parts) * len(self.columns.parts)
+
+    @property
     def input_plane(self) -> int:
         # One line more than needed, lest the sixteen points of a tile fall into one set of the cache.
         return self.block_tiles * self.pitch + self.tile.lanes
@@ -113,27 +120,33 @@ def choose_winograd(found: WinogradProblem, target: CpuTarget, threads: int, con
     """
     if prod(found.tiles) < FEWEST_TILES:
         return None
-    blocking = best_blocking(found, target, threads)
-    preparation = 0.0 if constant else _preparation_cycles(found, blocking.tile, target, threads)
+    cycles, blocking = _best(found, target, threads)
+    cycles += 0.0 if constant else _preparation_cycles(found, blocking.tile, target, threads)
     problem = found.problem
-    fma = fma_cycles(problem, target, threads, PACKED) + _fetch(problem.sizes[problem.panel_operand], target)
-    other = amx_cycles(problem, target, threads, PACKED) if amx_pays(problem, target, threads, PACKED) else fma
-    cycles = winograd_cycles(found, blocking, target, threads) + preparation
+    source = PACKED if constant else LOCAL
+    fma = fma_cycles(problem, target, threads, source) + _fetch(problem.sizes[problem.panel_operand], target)
+    other = amx_cycles(problem, target, threads, source) if amx_pays(problem, target, threads, source) else fma
     return blocking if cycles < GAIN * other / threads else None
 
 
 def _preparation_cycles(found: WinogradProblem, tile: RegisterTile, target: CpuTarget, threads: int) -> float:
-    """Estimate what transforming, packing and watching weights takes that change from run to run."""
+    """Estimate what transforming and watching weights takes that change from run to run."""
     size = found.problem.sizes[found.problem.panel_operand]
     filters = found.channels.extent * -(-found.column.extent // tile.lanes)
     transformed = POINTS * found.channels.extent * found.column.extent
-    shared = filters * WEIGHT_CYCLES + 2 * _fetch(2 * size, target) + 2 * _fetch(transformed, target)
-    return shared / threads + filters * WINDOW * WINDOW * LIMIT_CYCLES
+    shared = filters * WEIGHT_CYCLES + 2 * _fetch(size, target) + 2 * _fetch(transformed, target)
+    return shared / threads
 
 
 def best_blocking(found: WinogradProblem, target: CpuTarget, threads: int) -> WinogradBlocking:
     """Return the cut of the fewest estimated cycles."""
-    return min(_candidates(found, target, threads), key=lambda b: winograd_cycles(found, b, target, threads))
+    return _best(found, target, threads)[1]
+
+
+def _best(found: WinogradProblem, target: CpuTarget, threads: int) -> tuple[float, WinogradBlocking]:
+    """Return the cut of the fewest estimated cycles, with few kinds of blocks, and its cycles."""
+    costs = ((winograd_cycles(found, b, target, threads), b) for b in _candidates(found, target, threads))
+    return min(costs, key=lambda pair: pair[0] * (1 + KIND_COST * pair[1].kinds))
 
 
 def _candidates(found: WinogradProblem, target: CpuTarget, threads: int) -> Iterator[WinogradBlocking]:
@@ -144,14 +157,22 @@ def _candidates(found: WinogradProblem, target: CpuTarget, threads: int) -> Iter
     # Rows half a page apart share few sets of the first-level cache.
     pitch = channels + (tile.lanes if channels * 4 % 2048 == 0 else 0)
     high, wide = found.tiles
-    for columns in sorted({-(-wide // parts) for parts in range(1, wide + 1)}):
-        for rows in sorted({-(-high // parts) for parts in range(1, high + 1)}):
-            for chunks in range(1, min(panels, 2 * threads) + 1):
-                cuts = Cut(found.height.extent, rows), Cut(found.width.extent, columns)
-                blocking = WinogradBlocking(tile, *cuts, panels, -(-panels // -(-panels // chunks)), chain, pitch)
-                smallest = rows == columns == 1
-                if smallest or (rows * columns <= _MOST_BLOCK_TILES and blocking.scratch_bytes <= target.l2_bytes):
+    least = min(_LEAST_BLOCK_TILES, high * wide)
+    chunks = sorted({-(-panels // -(-panels // parts)) for parts in range(1, min(panels, 2 * threads) + 1)})
+    for columns in _sizes(wide):
+        for rows in _sizes(high):
+            if not least <= rows * columns <= _MOST_BLOCK_TILES:
+                continue
+            cuts = Cut(found.height.extent, rows), Cut(found.width.extent, columns)
+            for column_chunks in chunks:
+                blocking = WinogradBlocking(tile, *cuts, panels, column_chunks, chain, pitch)
+                if rows * columns <= 2 * least or blocking.scratch_bytes <= target.l2_bytes:
                     yield blocking
+
+
+def _sizes(tiles: int) -> list[int]:
+    """Return the sizes of equal parts of so many tiles, larger ones first: lines of pixels then are long."""
+    return sorted({-(-tiles // parts) for parts in range(1, tiles + 1)}, reverse=True)
 
 
 def winograd_cycles(found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, threads: int) -> float:

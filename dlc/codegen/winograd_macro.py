@@ -28,7 +28,7 @@ from dlc.codegen.winograd_blocking import Part, WinogradBlocking
 from dlc.codegen.winograd_pack import packed_size
 from dlc.codegen.winograd_problem import POINTS, STEP, WINDOW, WinogradProblem
 from dlc.codegen.winograd_transform import OutputSpec, input_kernel, output_kernel
-from dlc.codegen.winograd_watch import failed, judge_kernel, magnitudes_kernel
+from dlc.codegen.winograd_watch import failed, judge_kernel, least_limit_kernel, limit_size, magnitudes_kernel
 from dlc.ir.epilogue import ACCUMULATOR
 from dlc.ir.expr import Expr, Var, apply, const
 from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Store, Window
@@ -42,6 +42,8 @@ class _Around(MacroKernel):
     """The direct way of one block: panels are those of the whole contraction, whichever the block."""
 
     def _panel_window(self, panel: Expr) -> Window:
+        if self.blocking.panels_from != PACKED:
+            return super()._panel_window(panel)
         with_group = super()._panel_window(panel)
         _, _, depth = self._depth()
         return replace(with_group, offset=total(scaled(panel, self.depth * self.blocking.tile.width), depth))
@@ -54,15 +56,16 @@ class _Around(MacroKernel):
 class WinogradKernel:
     """Builds the entry kernel of one contraction.
 
-    Buffers: row operand, transformed weights, limit of what is watched, panels of the direct way, output, epilogue
-    inputs.
+    Buffers: row operand, transformed weights, limits of what is watched, panels of the direct way (or the weights
+    themselves, unless ``panels_from`` says that they are packed), output, epilogue inputs.
     """
 
-    def __init__(self, found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget) -> None:
+    def __init__(self, found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, panels_from: str) -> None:
         self.found = found
         self.problem = found.problem
         self.blocking = blocking
         self.target = target
+        self.panels_from = panels_from
         self.tensors = (OUT, *range(FIRST_READ, FIRST_READ + len(self.problem.reads)))
         self.line = -(-(STEP * blocking.columns.parts[0][0].tiles + MARGIN) // blocking.tile.lanes)
         """Vectors of pixels of a line of a block."""
@@ -87,7 +90,7 @@ class WinogradKernel:
         buffers = [
             Buffer("rows", float32, problem.sizes[problem.row_operand]),
             Buffer("weights", float32, packed_size(self.found, blocking.tile)),
-            Buffer("limit", float32, 1),
+            Buffer("limits", float32, limit_size(self.found, blocking.tile.lanes)),
             Buffer("panel", float32, panel_size),
             Buffer("out", problem.out_dtype, problem.sizes[OUT], writable=True),
         ]
@@ -118,6 +121,7 @@ class WinogradKernel:
             Alloc(Buffer("products", float32, POINTS * blocking.product_plane, Space.LOCAL)),
             Alloc(Buffer("sums", float32, 2 * self.plane, Space.LOCAL)),
             Alloc(Buffer("columns", float32, 2 * self.line * lanes, Space.LOCAL)),
+            Alloc(Buffer("limit", float32, 1, Space.LOCAL)),
             Alloc(Buffer("verdict", uint32, lanes, Space.LOCAL)),
             *self._each_part(
                 "by",
@@ -167,17 +171,24 @@ class WinogradKernel:
         for axis, along in ((found.height, cut.rows), (found.width, cut.columns)):
             if along.blocks > 1:
                 axes.append(LoopAxis(along.blocks, tuple(STEP * along.size * stride for stride in axis.strides)))
-        row_axes = (replace(found.height, extent=rows.outputs), replace(found.width, extent=columns.outputs))
-        problem = replace(self.problem, batch=tuple(axes), rows=row_axes)
-        blocking = choose_blocking(problem, self.target, 1, PACKED)
-        return _Around(problem, self._chunked(problem, blocking))
+        sides = [replace(found.height, extent=rows.outputs), replace(found.width, extent=columns.outputs)]
+        problem = replace(self.problem, batch=tuple(axes), rows=tuple(sorted(sides, key=lambda axis: axis.extent)))
+        return _Around(problem, self._straight(problem, choose_blocking(problem, self.target, 1, self.panels_from)))
 
-    def _chunked(self, problem: Problem, blocking: Blocking) -> Blocking:
-        """Cut the panels as the tasks are cut."""
-        chunk = self.blocking.chunk_panels
-        block_panels = min(blocking.block_panels, chunk)
+    def _straight(self, problem: Problem, blocking: Blocking) -> Blocking:
+        """Cut the panels as the tasks are cut, and let tiles run along the longer side: such code is short."""
+        outer, inner = (axis.extent for axis in problem.rows)
+        split = Split(inner, -(-inner // blocking.tile.rows))
         return replace(
-            blocking, column_chunks=self.blocking.column_chunks, block_panels=block_panels, ahead=False, joint=1
+            blocking,
+            flat=False,
+            tiles=split,
+            tile_count=outer * split.parts,
+            column_chunks=self.blocking.column_chunks,
+            block_panels=min(blocking.block_panels, self.blocking.chunk_panels),
+            staged=False,
+            ahead=False,
+            joint=1,
         )
 
     # -- watching ----------------------------------------------------------------------------------
@@ -201,6 +212,8 @@ class WinogradKernel:
                 const(self.plane),
             ),
         )
+        limits = limit_size(found, lanes) // lanes
+        limit = Call(least_limit_kernel(lanes), (Window("limits", ZERO), Window("limit", ZERO)), (const(limits),))
         first = scaled(Var("ty"), STEP)
         judge = Call(
             judge_kernel(lanes),
@@ -213,6 +226,7 @@ class WinogradKernel:
             (*self._lines_below(rows, pitch), const(columns.tiles), const(self.line), const(self.plane)),
         )
         return [
+            limit,
             For(line, const(rows.outputs + MARGIN), LoopKind.SERIAL, (add,)),
             For(Var("lane"), const(lanes), LoopKind.VECTOR, (Store("verdict", Var("lane"), const(0, uint32)),)),
             For(Var("ty"), const(rows.tiles), LoopKind.SERIAL, (judge,)),

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlc.codegen.contract_blocking import RegisterTile
-from dlc.codegen.contract_index import scaled, total
+from dlc.codegen.contract_index import least, scaled, total
 from dlc.codegen.winograd_problem import POINTS, REACH, WINDOW, WinogradProblem
 from dlc.ir.expr import Expr, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import Buffer, For, Kernel, Let, LoopKind, Stmt, Store
 from dlc.ir.types import float32, float64
 
+CHANNELS_PER_TASK = 32
 _HALF = const(0.5, float64)
 
 
@@ -28,7 +29,8 @@ def transform_weights_kernel(found: WinogradProblem, tile: RegisterTile, name: s
     """Return the entry kernel (weights, packed): G g G' of every filter, rounded once; columns filled up with zeros."""
     tensor = found.problem.panel_operand
     column, channels = found.column, found.channels
-    panel, channel, lane = Var("panel"), Var("c"), Var("lane")
+    panel, lane = Var("panel"), Var("lane")
+    block, channel = scaled(Var("block"), CHANNELS_PER_TASK), Var("channel")
     point_size = channels.extent * tile.width
     body: list[Stmt] = []
     for vector in range(tile.vectors):
@@ -61,13 +63,19 @@ def transform_weights_kernel(found: WinogradProblem, tile: RegisterTile, name: s
                 )
                 stores.append(Store("packed", place, cast(value, float32)))
         body.append(For(lane, const(tile.lanes), LoopKind.VECTOR, (*lets, *stores)))
-    loop = For(channel, const(channels.extent), LoopKind.SERIAL, tuple(body))
-    panels = -(-column.extent // tile.width)
+    count: Expr = const(CHANNELS_PER_TASK)
+    if channels.extent % CHANNELS_PER_TASK:
+        count = least(count, apply("sub", const(channels.extent), block))
+    bound = Let(channel, total(block, Var("c")))
+    loop: Stmt = For(Var("c"), count, LoopKind.SERIAL, (bound, *body))
+    panels, blocks = -(-column.extent // tile.width), -(-channels.extent // CHANNELS_PER_TASK)
+    for variable, extent in ((Var("block"), blocks), (panel, panels)):
+        loop = For(variable, const(extent), LoopKind.PARALLEL, (loop,))
     buffers = (
         Buffer("weights", float32, found.problem.sizes[tensor]),
         Buffer("packed", float32, packed_size(found, tile), writable=True),
     )
-    return Kernel(name, buffers, (), (For(panel, const(panels), LoopKind.PARALLEL, (loop,)),))
+    return Kernel(name, buffers, (), (loop,))
 
 
 def _weight_points(g: Sequence[Expr]) -> list[Expr]:

@@ -22,7 +22,7 @@ error is below that of a chain of multiply-adds, from the second on the largest 
 SOME = 4
 """One of so many tiles of a block may have few terms: those at corners of an image have, which is padded with zeros."""
 _FAILURE = 1 << 16
-GREATEST, LEAST = 2.0**60, 2.0**-60
+GREATEST, LEAST = 2.0**60, 2.0**-80
 """Bounds of sums of squares: products of what is within are far from infinity and from the smallest numbers."""
 UNLIMITED, REFUSED = 2.0**60, -1.0
 
@@ -41,11 +41,16 @@ def _in_range(squares: Expr, magnitudes: Expr) -> Expr:
     return apply("bit_and", apply("bit_or", small, zero), great)
 
 
+def limit_size(found: WinogradProblem, lanes: int) -> int:
+    """Return the number of elements of the limits: one for every filter, in whole vectors."""
+    return -(-found.column.extent // lanes) * lanes
+
+
 def limit_kernel(found: WinogradProblem, lanes: int, name: str) -> Kernel:
-    """Return the entry kernel (weights, limit) that finds what tiles must keep to.
+    """Return the entry kernel (weights, limits) that finds what tiles must keep to.
 
     A tile has FEW_TERMS at least where sum x^2 <= limit * (sum |x|)^2. Every filter leaves tiles the more room the
-    more of its weights count; the least limit holds. It is REFUSED where weights are out of range.
+    more of its weights count; the least limit holds. It is REFUSED where weights of a filter are out of range.
     """
     tensor = found.problem.panel_operand
     column = found.column
@@ -73,26 +78,42 @@ def limit_kernel(found: WinogradProblem, lanes: int, name: str) -> Kernel:
     body: tuple[Stmt, ...] = (
         Alloc(Buffer("magnitudes", float32, lanes, Space.LOCAL)),
         Alloc(Buffer("squares", float32, lanes, Space.LOCAL)),
+        _vector(lanes, Store("magnitudes", _LANE, const(0.0, float32))),
+        _vector(lanes, Store("squares", _LANE, const(0.0, float32))),
+        loops,
+        _vector(lanes, Store("limits", filter_, judged)),
+    )
+    buffers = (
+        Buffer("weights", float32, found.problem.sizes[tensor]),
+        Buffer("limits", float32, limit_size(found, lanes), writable=True),
+    )
+    vectors = const(-(-column.extent // lanes))
+    return Kernel(name, buffers, (), (For(Var("v"), vectors, LoopKind.PARALLEL, body),))
+
+
+@lru_cache(maxsize=4)
+def least_limit_kernel(lanes: int) -> Kernel:
+    """Return the kernel (limits, limit) that finds the least of ``vectors`` of limits."""
+    body = (
         Alloc(Buffer("least", float32, lanes, Space.LOCAL)),
         _vector(lanes, Store("least", _LANE, const(UNLIMITED, float32))),
         For(
             Var("v"),
-            const(-(-column.extent // lanes)),
+            Var("vectors"),
             LoopKind.SERIAL,
             (
-                _vector(lanes, Store("magnitudes", _LANE, const(0.0, float32))),
-                _vector(lanes, Store("squares", _LANE, const(0.0, float32))),
-                loops,
-                _vector(lanes, Accumulate("least", _LANE, "minimum", judged)),
+                _vector(
+                    lanes,
+                    Accumulate(
+                        "least", _LANE, "minimum", Load("limits", total(scaled(Var("v"), lanes), _LANE), float32)
+                    ),
+                ),
             ),
         ),
         Store("limit", ZERO, Horizontal("minimum", "least", ZERO, lanes, float32)),
     )
-    buffers = (
-        Buffer("weights", float32, found.problem.sizes[tensor]),
-        Buffer("limit", float32, 1, writable=True),
-    )
-    return Kernel(name, buffers, (), body)
+    buffers = (Buffer("limits", float32, None), Buffer("limit", float32, None, writable=True))
+    return Kernel(f"winograd_least_limit_{lanes}", buffers, (Var("vectors"),), body)
 
 
 @lru_cache(maxsize=16)
