@@ -63,7 +63,7 @@ class Runner:
         self.temporaries = [aligned(tuple(int(d) for d in t.shape)) for t in lowered.temporaries]
         self.scratch = max(self.module.scratch_bytes.values())
         self.threads = threads
-        self.pool = native_runtime(compile_module).pools.shared(threads)
+        self.pool = native_runtime().pools.shared(threads)
         places = {OperandKind.INPUT: list(arrays), OperandKind.OUTPUT: [out], OperandKind.TEMPORARY: self.temporaries}
         self.slots: list[np.ndarray] = []
         once: list[KernelStep] = []
