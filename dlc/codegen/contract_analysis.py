@@ -80,6 +80,11 @@ class Problem:
         return (uint16 if self.panel_bits == 16 else uint32) if self.pairs else self.dtype
 
     @property
+    def step_elements(self) -> int:
+        """Elements of the row operand that one step of the innermost depth takes."""
+        return 2 if self.pairs else 1
+
+    @property
     def packed_dtype(self) -> DType:
         """What packed panels hold."""
         return uint32 if self.pairs else self.dtype

@@ -209,8 +209,8 @@ def _rows_conflict(problem: Problem) -> bool:
     """Whether the rows of a tile are so far apart that their lines share a set of the first-level cache."""
     if problem.spread or not problem.rows or not problem.depth:
         return False
-    between_rows = problem.rows[-1].strides[problem.row_operand] * problem.dtype.itemsize
-    contiguous = problem.depth[-1].strides[problem.row_operand] == 1
+    between_rows = problem.rows[-1].strides[problem.row_operand] * problem.row_dtype.itemsize
+    contiguous = problem.depth[-1].strides[problem.row_operand] == problem.step_elements
     return contiguous and between_rows > 0 and between_rows % CACHE_WAY_BYTES == 0
 
 

@@ -28,6 +28,8 @@ MORE = {
     "odd depth": ("m k, k n -> m n", (300, 33), (33, 70), {}),
     "even depth": ("m k, k n -> m n", (37, 34), (34, 70), {}),
     "words already": ("m k, n k -> m n", (37, 34), (70, 34), {}),
+    "rows in one cache set": ("m k, k n -> m n", (30, 2048), (2048, 130), {}),
+    "pixels in one cache set": ("n h+r w c, r c k -> n h w k", (1, 5, 7, 2048), (2, 2048, 130), {}),
     "deep": ("m k, k n -> m n", (40, 3000), (3000, 33), {}),
 }
 
@@ -93,6 +95,12 @@ def test_weights_and_rows_go_by_pairs(name):
     spec, lhs, rhs, sizes = MORE[name]
     lowered, _ = lowered_halves(spec, halves(np.random.default_rng(5), lhs, rhs), sizes, PAIRS, constants=(1,))
     assert uses_pairs(lowered)
+
+
+def test_tiles_are_smaller_where_rows_share_a_cache_set():
+    spec, lhs, rhs, sizes = MORE["rows in one cache set"]
+    lowered, _ = lowered_halves(spec, halves(np.random.default_rng(5), lhs, rhs), sizes, PAIRS, constants=(1,))
+    assert "6x2x16" in repr(lowered.calls[-1].kernel) and "14x2x16" not in repr(lowered.calls[-1].kernel)
 
 
 def test_what_has_no_neighbours_in_rows_is_widened():

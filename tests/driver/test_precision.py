@@ -4,7 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc import config
+import dlc
+from dlc import config, losses, nn, optim
 from dlc.codegen.llvm_target import host_target
 from dlc.driver.compile import compile_graph
 from dlc.ir.builder import Builder
@@ -70,6 +71,23 @@ def test_activations_are_stored_as_bfloat16_where_the_processor_multiplies_it(ne
     assert narrow.report.arena_bytes < 0.8 * wide.report.arena_bytes
     casts = [s for s in narrow.plan.steps if isinstance(s, KernelStep) and s.label.startswith("cast")]
     assert len(casts) <= 1  # of what is fed
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "bf16x3"])
+def test_a_training_step_follows_that_of_float32(precision):
+    rng = np.random.default_rng(3)
+    feeds = {"x": rng.normal(size=(32, 24)).astype("f"), "label": rng.integers(0, 5, 32)}
+    losses_of = {}
+    for chosen in ("float32", precision):
+        with dlc.Graph("mlp") as graph:
+            x = dlc.input("x", (32, 24))
+            dlc.output("logits", nn.Linear(64, 5)(dlc.relu(nn.Linear(24, 64)(x))))
+        step = dlc.compile_training(
+            graph, loss=losses.cross_entropy("logits", "label"), optimizer=optim.Adam(1e-2), precision=chosen
+        )
+        losses_of[chosen] = [step.run(feeds) for _ in range(15)]
+    assert losses_of[precision][-1] < 0.5 * losses_of[precision][0]
+    np.testing.assert_allclose(losses_of[precision], losses_of["float32"], rtol=0.05)
 
 
 def test_float32_stays_float32(network, rng):
