@@ -41,6 +41,16 @@ def _byte_count(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def byte_count(value: int | str, name: str) -> int:
+    """Return a number of bytes given as such or as text such as ``"512MB"``; ConfigError with ``name`` for others."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError("not a number of bytes")
+        return _byte_count(str(value))
+    except ValueError as error:
+        raise ConfigError(f"{name}={value!r} is not bytes: {error}") from None
+
+
 def _switch(text: str) -> bool:
     lowered = text.strip().lower()
     if lowered in ("1", "on", "true", "yes"):

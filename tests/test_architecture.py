@@ -39,6 +39,7 @@ ALLOWED = {
 OWNERS = {
     "llvmlite": ("dlc/codegen/llvm",),
     "onnx": ("frontends/onnx/",),
+    "networkx": ("dlc/passes/rematerialise_cut.py",),
     "numba": ("dlc/codegen/cuda", "dlc/runtime/cuda"),
 }
 # Optional dependencies and lazy loading, each at its one named place.

@@ -12,6 +12,7 @@ import numpy as np
 
 from dlc.cli.common import OutputPath
 from dlc.cli.output import note, say, size_text, working
+from dlc.driver.report import CompileReport
 from dlc.facade import compile as compile_model
 from dlc.frontends import models
 from dlc.frontends.graph import losses, optim
@@ -50,6 +51,15 @@ def logits_of(step: TrainingStep, arrays: dict[str, np.ndarray], threads: int | 
     return compile_model(step.inference_graph(), threads=threads).run(feeds)["logits"]
 
 
+def arena_text(report: CompileReport) -> str:
+    """Say what a step's intermediate values take, and what they would without a limit."""
+    full = report.full_arena_bytes or report.arena_bytes
+    return (
+        f"a step's intermediate values take {size_text(report.arena_bytes)}, {size_text(full)} without a limit; "
+        f"{report.repeated:.1%} of the work is done twice"
+    )
+
+
 @click.command("train")
 @click.argument("example", default="digits", type=click.Choice(["digits"]))
 @click.option(
@@ -63,6 +73,9 @@ def logits_of(step: TrainingStep, arrays: dict[str, np.ndarray], threads: int | 
 @click.option("--lr", "rate", type=click.FloatRange(0), default=2e-3, show_default=True, help="Learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of weights, split and order.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a step (default: all processors).")
+@click.option(
+    "--memory-limit", help="Bytes, such as 512K, that a step's intermediate values may take (default: no limit)."
+)
 @click.option("--checkpoint", type=OutputPath(), help="File that keeps the training state, saved after every epoch.")
 @click.option("--resume", is_flag=True, help="Go on from --checkpoint, with the options it was made with.")
 @click.option("--export", type=OutputPath(), help="Write the trained network as an ONNX model.")
@@ -75,6 +88,7 @@ def command(
     rate: float,
     seed: int,
     threads: int | None,
+    memory_limit: str | None,
     checkpoint: str | None,
     resume: bool,
     export: str | None,
@@ -89,6 +103,7 @@ def command(
             loss=losses.cross_entropy("logits", "label"),
             optimizer=OPTIMIZERS[optimizer](rate),
             threads=threads,
+            memory_limit=memory_limit,
         )
     callbacks = [SaveEachEpoch(Path(checkpoint))] if checkpoint is not None else []
     if resume and checkpoint is not None:
@@ -116,6 +131,8 @@ def command(
         note(f"the checkpoint has all {epochs} epochs already; --epochs asks for more")
     elif not np.isfinite(history["loss"]).all():
         note("the loss is not finite; a smaller --lr may help")
+    if memory_limit is not None and step.report is not None:
+        say(arena_text(step.report))
     accuracy = float(np.mean(logits_of(step, test, threads).argmax(axis=1) == test["label"]))
     say(f"test accuracy {accuracy:.2%} of {len(test['label'])} images after {step.steps} steps, {seconds:.1f} s")
     if checkpoint is not None:

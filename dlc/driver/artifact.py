@@ -30,6 +30,8 @@ class Artifact:
     literals: Mapping[str, np.ndarray]
     kernels: int
     flops: int
+    full_arena_bytes: int | None = None
+    repeated: float = 0.0
 
     @property
     def code_bytes(self) -> int:

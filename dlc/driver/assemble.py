@@ -103,7 +103,7 @@ class Assembler:
             )
         if node.op.name == "constant":
             return [self.literal(node.attributes["value"], node.outputs[0].type)]
-        if node.op.name == "reshape":
+        if node.op.name in ("reshape", "barrier"):  # the same bytes, under another shape or at another time
             return [operands[0]]
         if node.op.name == "scan":
             return self.scan(node, operands)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from dlc.codegen.copy import copy_kernel
@@ -29,7 +30,7 @@ from dlc.ir.types import DType
 from dlc.passes.bind import bind
 from dlc.passes.fold import FoldOptions, fold
 from dlc.passes.fuse import fuse
-from dlc.passes.hoist import lift_constants, split
+from dlc.passes.hoist import Split, lift_constants, split
 from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 from dlc.passes.manager import Instruments, Pass, run_pipeline
 from dlc.passes.memory import plan_memory
@@ -52,16 +53,35 @@ def pipeline(options: CompileOptions) -> list[Pass]:
     return [replace(p, options=chosen.get(p.function, p.options)) for p in passes]
 
 
-def optimise(graph: Graph, options: CompileOptions) -> tuple[Graph | None, Graph]:
-    """Run the passes; return the graph of what runs once at load, if any, and the graph of what runs each time."""
-    instruments = Instruments(verify=options.verify, dump=options.dump)
-    graph, _ = run_pipeline(graph, pipeline(options), instruments)
-    halves = split(lift_constants(graph), options.mode)
-    quiet = replace(instruments, dump=None)
+def prepare(graph: Graph, options: CompileOptions) -> Split:
+    """Run the passes before fusion; return what runs once at load, if anything, and what runs each time."""
+    graph, _ = run_pipeline(graph, pipeline(options), Instruments(verify=options.verify, dump=options.dump))
+    return split(lift_constants(graph), options.mode)
+
+
+def fused(halves: Split, options: CompileOptions) -> tuple[Graph | None, Graph]:
+    """Fuse the graph of what runs once at load, if any, and the graph of what runs each time."""
+    quiet = Instruments(verify=options.verify)
     load = run_pipeline(halves.init, FUSION, quiet)[0] if halves.init is not None else None
     dump = options.dump / "fused" if options.dump is not None else None
-    main, _ = run_pipeline(halves.main, FUSION, replace(instruments, dump=dump))
+    main, _ = run_pipeline(halves.main, FUSION, replace(quiet, dump=dump))
     return load, main
+
+
+def fit_memory(halves: Split, options: CompileOptions, target: CpuTarget, report: CompileReport) -> Split:
+    """Let the graph of every run compute again what would not fit into the limit, if there is one."""
+    if options.memory_limit is None:
+        return halves
+    quiet = replace(options, dump=None)
+
+    def arena_bytes(main: Graph, tight: bool) -> int:
+        assembled = assemble_graphs(*fused(replace(halves, main=main), quiet), target, options.threads)
+        return plan_memory(assembled.main, lambda kernel: kernel.name, tight).arena_bytes
+
+    with report.phase("rematerialise"):
+        found = import_module("dlc.driver.memory_limit").fit(halves.main, options.memory_limit, arena_bytes)
+    report.full_arena_bytes, report.repeated = found.full_bytes, found.repeated
+    return replace(halves, main=found.graph)
 
 
 def assemble_graphs(
@@ -90,13 +110,16 @@ def build_artifact(
     """Bind symbols, run the passes, lower, plan memory and generate code."""
     with report.phase("passes"):
         graph = bind(graph, binding) if binding else graph  # without: symbols of inner loops may stay
-        load_graph, main_graph = optimise(graph, options)
+        halves = prepare(graph, options)
+    halves = fit_memory(halves, options, target, report)
+    with report.phase("fuse"):
+        load_graph, main_graph = fused(halves, options)
     with KernelCompiler(target, min(options.threads, 8), compile_cached) as compiler:
         with report.phase("lower"):
             assembled = assemble_graphs(load_graph, main_graph, target, options.threads, compiler.symbol)
         with report.phase("plan"):
             load_plan = plan_memory(assembled.load, compiler.symbol)
-            main_plan = plan_memory(assembled.main, compiler.symbol)
+            main_plan = plan_memory(assembled.main, compiler.symbol, tight=options.memory_limit is not None)
         with report.phase("code"):
             compiled = compiler.finish()
     kernels = list(compiler.kernels.values())
@@ -111,6 +134,8 @@ def build_artifact(
         {name: array for name, array in assembled.arrays.items() if name not in initial},
         len(kernels),
         plan_flops(main_plan),
+        report.full_arena_bytes,
+        report.repeated,
     )
 
 
@@ -146,7 +171,7 @@ def predict_memory(graph: Graph, threads: int | None = None) -> CompileReport:
     target = find_target(options.features)
     report = CompileReport()
     with report.phase("plan"):
-        assembled = assemble_graphs(*optimise(graph, options), target, options.threads)
+        assembled = assemble_graphs(*fused(prepare(graph, options), options), target, options.threads)
         plan = plan_memory(assembled.main, lambda kernel: kernel.name)
     report.arena_bytes, report.peak, report.flops = plan.arena_bytes, plan.peak, plan_flops(plan)
     report.constant_bytes = sum(s.nbytes for s in plan.slots if s.kind is SlotKind.CONSTANT)

@@ -91,6 +91,7 @@ def compile_bound(
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)
     report.arena_bytes, report.peak = artifact.main_plan.arena_bytes, artifact.main_plan.peak
+    report.full_arena_bytes, report.repeated = artifact.full_arena_bytes, artifact.repeated
     report.constant_bytes, report.state_bytes = memory.constants, memory.state
     executable.report = report
     return executable

@@ -31,10 +31,16 @@ class CompileOptions:
     fold_limit: int
     verify: int
     dump: Path | None
+    memory_limit: int | None = None
 
     @staticmethod
     def make(
-        mode: Mode, device: str, precision: str, threads: int | None, dump: str | Path | None = None
+        mode: Mode,
+        device: str,
+        precision: str,
+        threads: int | None,
+        dump: str | Path | None = None,
+        memory_limit: int | None = None,
     ) -> CompileOptions:
         """Check what the caller gave and take the rest from the configuration; CompileError for what dlc lacks."""
         if device != "cpu":
@@ -54,6 +60,7 @@ class CompileOptions:
             fold_limit=config.fold_limit(),
             verify=config.verify_level(),
             dump=Path(dump) if dump is not None else config.dump_dir(),
+            memory_limit=memory_limit,
         )
 
 

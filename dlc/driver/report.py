@@ -17,6 +17,8 @@ class CompileReport:
     steps: int = 0
     code_bytes: int = 0
     arena_bytes: int = 0
+    full_arena_bytes: int | None = None  # the arena without a memory limit, where one was given
+    repeated: float = 0.0  # share of the step's work that is done twice to keep to the limit
     constant_bytes: int = 0
     state_bytes: int = 0
     flops: int = 0

@@ -66,6 +66,8 @@ def load_artifact(key: CacheKey) -> Artifact | None:
         dict(entry.arrays),
         facts["kernels"],
         facts["flops"],
+        facts["full_arena_bytes"],
+        facts["repeated"],
     )
 
 
@@ -79,6 +81,8 @@ def store_artifact(key: CacheKey, artifact: Artifact) -> None:
         "scratch_bytes": artifact.scratch_bytes,
         "kernels": artifact.kernels,
         "flops": artifact.flops,
+        "full_arena_bytes": artifact.full_arena_bytes,
+        "repeated": artifact.repeated,
     }
     CodeCache().store(key, facts, blobs, artifact.literals)
 

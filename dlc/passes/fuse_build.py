@@ -5,7 +5,6 @@ It must not decide what belongs together.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping, Sequence
 
 from dlc.errors import GraphError
@@ -195,24 +194,32 @@ class _Build:
 def _ordered(
     reads: Sequence[Sequence[Value]], rank: Sequence[int], made_in: Mapping[Value, int], name: str
 ) -> list[int]:
-    """Return units so that each follows those it reads; among ready ones the earliest of the old order first."""
-    waiting = [0] * len(reads)
-    followers: list[list[int]] = [[] for _ in reads]
-    for unit, values in enumerate(reads):
-        sources = {made_in[v] for v in values if v in made_in} - {unit}
-        waiting[unit] = len(sources)
-        for source in sources:
-            followers[source].append(unit)
-    ready = [(rank[u], u) for u, count in enumerate(waiting) if not count]
-    heapq.heapify(ready)
+    """Return units so that each follows those it reads: in the old order, but for what is fetched when it is needed.
+
+    A group stands where its last node stood. What reads another of its nodes fetches it; the units between, ready or
+    not, keep their places: they would only make values that nobody reads yet.
+    """
     order: list[int] = []
-    while ready:
-        _, unit = heapq.heappop(ready)
-        order.append(unit)
-        for follower in followers[unit]:
-            waiting[follower] -= 1
-            if not waiting[follower]:
-                heapq.heappush(ready, (rank[follower], follower))
-    if len(order) != len(reads):
-        raise GraphError(f"fusion made a cycle in graph {name!r}")
+    begun, done = [False] * len(reads), [False] * len(reads)
+    for first in sorted(range(len(reads)), key=lambda unit: (rank[unit], unit)):
+        pending = [first]
+        while pending:
+            unit = pending[-1]
+            missing = [] if done[unit] else _missing(unit, reads, made_in, done)
+            if not missing:
+                pending.pop()
+                if not done[unit]:
+                    done[unit] = True
+                    order.append(unit)
+                continue
+            if begun[unit]:
+                raise GraphError(f"fusion made a cycle in graph {name!r}")
+            begun[unit] = True
+            pending += sorted(missing, key=lambda source: (-rank[source], -source))
     return order
+
+
+def _missing(
+    unit: int, reads: Sequence[Sequence[Value]], made_in: Mapping[Value, int], done: Sequence[bool]
+) -> set[int]:
+    return {made_in[v] for v in reads[unit] if v in made_in and not done[made_in[v]]} - {unit}

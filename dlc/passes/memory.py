@@ -7,16 +7,14 @@ arena by its live range. Only here do updates become in place.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from dlc.ir.kernel import Kernel
 from dlc.ir.plan import Argument, KernelStep, LoopBegin, LoopEnd, Plan, Slot, SlotKind, Step
 from dlc.ir.program import CallStep, CopyStep, Program, ProgramBuffer, View
-
-ALIGNMENT = 64
+from dlc.passes.memory_offsets import assign_offsets
 
 
 @dataclass(frozen=True)
@@ -30,12 +28,18 @@ class _Access:
     """How much of the buffer from ``view`` on is touched; None if that is not known."""
 
 
-def plan_memory(program: Program, symbol_of: Callable[[Kernel], str]) -> Plan:
-    """Place every buffer and return the executable table."""
+def plan_memory(program: Program, symbol_of: Callable[[Kernel], str], tight: bool = False) -> Plan:
+    """Place every buffer and return the executable table.
+
+    ``tight`` looks longer for the smallest arena. Without it memory that was freed last is taken first, which is
+    more likely to be in cache.
+    """
     placement = _coalesce(program)
     live = _live_ranges(program, placement)
-    offsets, arena_bytes, peak = _assign_offsets(program, live)
-    return _emit(program, placement, offsets, arena_bytes, peak, symbol_of)
+    offsets = assign_offsets({buffer: program.buffers[buffer].nbytes for buffer in live}, live, tight)
+    largest = sorted(offsets.peak, key=lambda b: -program.buffers[b].nbytes)[:5]
+    peak = tuple(f"{program.buffers[b].name} ({program.buffers[b].nbytes} bytes)" for b in largest)
+    return _emit(program, placement, offsets.places, offsets.arena_bytes, peak, symbol_of)
 
 
 def _loops(program: Program) -> list[tuple[int, int]]:
@@ -200,7 +204,7 @@ def _try_take_over(places: _Places, number: int, step: CallStep, written: int, r
     places.place(result.buffer, View(operand.buffer))
 
 
-# -- live ranges and offsets ----------------------------------------------------------------
+# -- live ranges ----------------------------------------------------------------------------
 
 
 def _live_ranges(program: Program, places: _Places) -> dict[int, tuple[int, int]]:
@@ -230,89 +234,13 @@ def _read_before_written(places: _Places, buffer: int) -> bool:
     return bool(accesses) and not accesses[0].writes
 
 
-class _FreeList:
-    """Holes of the arena by offset; best fit, merging neighbours."""
-
-    def __init__(self) -> None:
-        self.end = 0
-        self.by_offset: list[tuple[int, int]] = []
-        self.by_size: list[tuple[int, int]] = []
-
-    def take(self, size: int) -> int:
-        """Return the offset of the smallest hole that fits, growing the arena if none does."""
-        index = bisect_left(self.by_size, (size, -1))
-        if index < len(self.by_size):
-            hole, offset = self.by_size[index]
-            self._remove(offset, hole)
-            if hole > size:
-                self._add(offset + size, hole - size)
-            return offset
-        if self.by_offset and sum(self.by_offset[-1]) == self.end:  # grow the hole at the top
-            offset, hole = self.by_offset[-1]
-            self._remove(offset, hole)
-            self.end = offset + size
-            return offset
-        offset = self.end
-        self.end += size
-        return offset
-
-    def give(self, offset: int, size: int) -> None:
-        """Return a range, merging it with the holes beside it."""
-        index = bisect_left(self.by_offset, (offset, 0))
-        if index < len(self.by_offset) and self.by_offset[index][0] == offset + size:
-            after = self.by_offset[index]
-            self._remove(*after)
-            size += after[1]
-        if index > 0 and sum(self.by_offset[index - 1]) == offset:
-            before = self.by_offset[index - 1]
-            self._remove(*before)
-            offset, size = before[0], before[1] + size
-        self._add(offset, size)
-
-    def _add(self, offset: int, size: int) -> None:
-        insort(self.by_offset, (offset, size))
-        insort(self.by_size, (size, offset))
-
-    def _remove(self, offset: int, size: int) -> None:
-        del self.by_offset[bisect_left(self.by_offset, (offset, size))]
-        del self.by_size[bisect_left(self.by_size, (size, offset))]
-
-
-def _assign_offsets(program: Program, live: dict[int, tuple[int, int]]) -> tuple[dict[int, int], int, tuple[str, ...]]:
-    """Sweep over the steps, taking a place at a range's first step and giving it back after its last."""
-    starts: dict[int, list[int]] = defaultdict(list)
-    ends: dict[int, list[int]] = defaultdict(list)
-    for buffer, (first, last) in live.items():
-        starts[first].append(buffer)
-        ends[last].append(buffer)
-    free, offsets = _FreeList(), {}
-    alive: dict[int, int] = {}
-    total, highest = 0, 0
-    peak: tuple[str, ...] = ()
-    for number in range(len(program.steps)):
-        for buffer in sorted(starts.get(number, ()), key=lambda b: -program.buffers[b].nbytes):
-            size = -(-max(program.buffers[buffer].nbytes, 1) // ALIGNMENT) * ALIGNMENT
-            offsets[buffer] = free.take(size)
-            alive[buffer] = size
-            total += size
-        if total > highest:
-            highest = total
-            largest = sorted(alive, key=lambda b: -alive[b])[:5]
-            peak = tuple(f"{program.buffers[b].name} ({alive[b]} bytes)" for b in largest)
-        for buffer in ends.get(number, ()):
-            size = alive.pop(buffer)
-            free.give(offsets[buffer], size)
-            total -= size
-    return offsets, free.end, peak
-
-
 # -- the table ---------------------------------------------------------------------------------
 
 
 def _emit(
     program: Program,
     places: _Places,
-    offsets: dict[int, int],
+    offsets: Mapping[int, int],
     arena_bytes: int,
     peak: tuple[str, ...],
     symbol_of: Callable[[Kernel], str],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -99,6 +100,11 @@ class SpecialisingExecutable:
     def bindings(self) -> list[Binding]:
         """The bindings that are compiled now, the one used last at the end."""
         return [dict(key) for key in self._kept]
+
+    @property
+    def report(self) -> Any:
+        """What the compilation of the binding used last did; None if there is none yet."""
+        return next(reversed(self._kept.values())).report if self._kept else None
 
     @property
     def memory(self) -> MemoryReport:

@@ -26,9 +26,14 @@ from dlc.runtime.specialise import SpecialisingExecutable, infer_binding
 
 
 class Executor(Protocol):
-    """Runs a graph; ``inputs`` are the ports that are fed."""
+    """Runs a graph; ``inputs`` are the ports that are fed, ``report`` says what the last compilation did, if any."""
 
     inputs: tuple[Port, ...]
+
+    @property
+    def report(self) -> Any:
+        """A CompileReport, or None if nothing was compiled yet."""
+        ...
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run once and return results by name; state arrays change in place."""
@@ -41,6 +46,7 @@ class InterpretedExecutor:
     def __init__(self, graph: Graph, mode: Mode, state: Mapping[str, np.ndarray], binding: Mapping[str, int]) -> None:
         self.graph, self.mode, self.state, self.binding = graph, mode, state, dict(binding)
         self.inputs = ports(graph)[0]
+        self.report = None
         self._bound: dict[tuple[tuple[str, int], ...], Graph] = {}
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -67,6 +73,7 @@ def make_executor(
     threads: int | None,
     shapes: Mapping[str, Sequence[int]] | None,
     dump: str | Path | None = None,
+    memory_limit: int | None = None,
 ) -> tuple[Executor, dict[str, np.ndarray]]:
     """Return what runs ``graph`` and the state arrays that its runs replace, by input name.
 
@@ -78,7 +85,7 @@ def make_executor(
     shared = Shared(state)
     if device == "interpreter":
         return InterpretedExecutor(graph, mode, state, binding), state
-    options = CompileOptions.make(mode, device, precision, threads, dump)
+    options = CompileOptions.make(mode, device, precision, threads, dump, memory_limit)
 
     def compile_for(values: dict[str, int]) -> Executable:
         return compile_bound(graph, options, shared, {**binding, **values})

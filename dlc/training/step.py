@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dlc import config
 from dlc.errors import CheckpointError, ConfigError, DlcError, InputError
 from dlc.frontends.graph import losses
 from dlc.ir.builder import Builder
@@ -63,6 +64,7 @@ def compile_training(
     precision: str = "float32",
     threads: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    memory_limit: int | str | None = None,
     dump: str | Path | None = None,
 ) -> TrainingStep:
     """Compile one training step: forward, loss, gradients, clipping and update in one native call.
@@ -80,9 +82,13 @@ def compile_training(
         precision: as for ``dlc.compile``.
         threads: threads of one step; by default as for ``dlc.compile``.
         shapes: input name -> extents, to bind symbolic dimensions now.
+        memory_limit: bytes (or text such as ``"512MB"``) that the values between the first and the last operation of
+            a step may take, parameters and optimizer state aside. What does not fit is computed again where gradients
+            need it: cheap operations first, matrix products and convolutions if they must be.
         dump: folder for the numbered graphs, kernels, LLVM and assembly of the step.
 
-    Raises NotDifferentiableError, GraphError or CompileError naming the node or the name that is at fault.
+    Raises NotDifferentiableError, GraphError or CompileError naming the node or the name that is at fault,
+    ResourceLimitError with the smallest size that can be reached where no plan fits into ``memory_limit``.
     """
     frozen = graph if isinstance(graph, Graph) else getattr(graph, "ir", None)
     if not isinstance(frozen, Graph):
@@ -90,9 +96,10 @@ def compile_training(
     chosen = losses.output(loss) if isinstance(loss, str) else loss
     measured = Measured(chosen, tuple(metrics) if metrics is not None else None)
     clipping = Clipping(clip_norm, clip_value)
+    limit = config.byte_count(memory_limit, "memory_limit") if memory_limit is not None else None
     composed = train_step(frozen, TrainOptions(measured, optimizer, clipping, trainable))
     settings: dict[str, Any] = {"device": device, "precision": precision, "threads": threads, "shapes": shapes}
-    executor, state = make_executor(composed, Mode.TRAINING, dump=dump, **settings)
+    executor, state = make_executor(composed, Mode.TRAINING, dump=dump, memory_limit=limit, **settings)
     trained = tuple(name for name, _ in trained_parameters(frozen, trainable))
     return TrainingStep(frozen, measured, optimizer, executor, state, trained, settings)
 
@@ -128,6 +135,11 @@ class TrainingStep:
     def inputs(self) -> tuple[Port, ...]:
         """What a step is fed: name, dtype and shape of each."""
         return self.executor.inputs
+
+    @property
+    def report(self) -> Any:
+        """What the last compilation did (times, sizes); None before a step was compiled, or in the interpreter."""
+        return self.executor.report
 
     # -- steps ------------------------------------------------------------------------
 

@@ -230,8 +230,8 @@ def export_cast(w: Writer, node: Node) -> str:
     return w.cast(w.name(node.inputs[0]), node.attributes["dtype"])
 
 
-@exports("stop_gradient")
-def export_stop_gradient(w: Writer, node: Node) -> str:
+@exports("stop_gradient", "barrier")
+def export_identity(w: Writer, node: Node) -> str:
     """The value itself."""
     return w.node("Identity", [w.name(node.inputs[0])])
 

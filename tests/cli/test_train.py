@@ -56,3 +56,10 @@ def test_the_exported_network_agrees_with_onnxruntime(dlc, tmp_path):
     facts = json.loads(report.stdout)
     assert set(facts["contenders"]) == {"dlc", "onnxruntime"}
     assert facts["relative_error"] < 1e-4
+
+
+def test_a_memory_limit_is_kept_and_told(dlc):
+    text = train(dlc, "--epochs", "1", "--memory-limit", "4M")
+    assert re.search(r"intermediate values take \S+ [KM]iB, \S+ [KM]iB without a limit", text)
+    result = dlc("train", "--network", "mlp", "--memory-limit", "1K", "--epochs", "1")
+    assert result.exit_code != 0 and "ResourceLimitError" in result.output and "Traceback" not in result.output

@@ -9,7 +9,8 @@ from dlc.ir.kernel import Buffer, Kernel
 from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, SlotKind
 from dlc.ir.program import CallStep, CopyStep, Program, ProgramBuffer, View
 from dlc.ir.types import int64, tensor_type
-from dlc.passes.memory import ALIGNMENT, plan_memory
+from dlc.passes.memory import plan_memory
+from dlc.passes.memory_offsets import ALIGNMENT
 
 WORDS = 4
 

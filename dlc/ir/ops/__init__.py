@@ -3,6 +3,7 @@
 from dlc.ir.ops import (
     activations,
     attention,
+    barrier,
     contract,
     control,
     convolution,
@@ -25,6 +26,7 @@ from dlc.ir.ops import (
 __all__ = [
     "activations",
     "attention",
+    "barrier",
     "contract",
     "control",
     "convolution",

@@ -46,6 +46,13 @@ def reshape(name: str, draw: Draw) -> Iterator[Sample]:
     yield Sample(name, (draw.bools(4, 3),), {"shape": (2, 6)})
 
 
+@sampler("barrier")
+def barrier(name: str, draw: Draw) -> Iterator[Sample]:
+    for shape in ((), (0, 3), (5,), (6, 40)):
+        yield from both(name, draw.normal(*shape))
+    yield Sample(name, (draw.bools(4, 3),))
+
+
 @sampler("transpose")
 def transpose(name: str, draw: Draw) -> Iterator[Sample]:
     for shape, permutation in (((3, 5), (1, 0)), ((2, 3, 4, 5), (0, 2, 3, 1)), ((2, 3, 4), (2, 0, 1)), ((), ())):
