@@ -23,6 +23,10 @@ _numbers = itertools.count()
 _session_lock = threading.Lock()
 
 
+LIBRARY: str = ffi.lib._name
+"""Path of the library that LLVM is in."""
+
+
 def _without_lock(name: str) -> Any:
     """Return one of llvmlite's functions free of its process-wide lock.
 

@@ -25,6 +25,7 @@ from dlc.ir.types import bind_type
 from dlc.runtime.buffers import aligned
 from dlc.runtime.executable import Executable, Port
 from dlc.runtime.file_arrays import fetch
+from dlc.runtime.resident import release_memory
 from dlc.runtime.specialise import SpecialisingExecutable
 
 
@@ -87,6 +88,9 @@ def compile_bound(
     with report.phase("load"):
         initial = interface_of(graph).initial
         executable = make_executable(artifact, initial, *ports(graph, binding), options.threads, shared)
+    if report.cache != "hit":  # the compiler was loaded, and worked
+        with report.phase("release"):
+            release_memory(import_module("dlc.codegen.llvm_jit").LIBRARY)
     memory = executable.memory
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)
