@@ -19,6 +19,9 @@ LONGEST_CHAIN = 64
 so outweigh what the transforms round. Few channels make two chains."""
 FEWEST_TILES = 8
 """Fewer tiles of an image do not keep the micro-kernel busy."""
+FEWEST_CHANNELS = 40
+"""With fewer channels too few terms count in a result of ordinary data (activations half of which are zero, random
+weights), so that blocks would be found out and go the direct way."""
 FMA_EFFICIENCY = 0.9
 INPUT_CYCLES, OUTPUT_CYCLES = 28.0, 30.0
 """Cycles to transform one vector of a tile's inputs, and of its outputs, epilogue included."""
@@ -118,7 +121,7 @@ def choose_winograd(found: WinogradProblem, target: CpuTarget, threads: int, con
 
     ``constant`` says that the weights are transformed ahead, not in every run.
     """
-    if prod(found.tiles) < FEWEST_TILES:
+    if prod(found.tiles) < FEWEST_TILES or found.channels.extent < FEWEST_CHANNELS:
         return None
     cycles, blocking = _best(found, target, threads)
     cycles += 0.0 if constant else _preparation_cycles(found, blocking.tile, target, threads)

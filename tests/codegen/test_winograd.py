@@ -423,6 +423,7 @@ def test_cost_model():
     assert choose_winograd(_found(14, 256, 256, images=8), XEON, 2, False)
     assert not choose_winograd(_found(7, 512, 512), XEON, 2, False)
     assert not choose_winograd(_found(2, 64, 64), XEON, 1, True)
+    assert not choose_winograd(_found(112, 32, 32), XEON, 2, True)
 
 
 def test_blocks_stay_in_the_cache():
