@@ -9,7 +9,7 @@ import numpy as np
 from dlc.frontends.onnx.export_rules import NotExpressible, exports
 from dlc.frontends.onnx.export_writer import Writer
 from dlc.ir.graph import Node
-from dlc.ir.types import DType, bool_, float32, int32, int64, uint64
+from dlc.ir.types import DType, bool_, float32, float64, int32, int64, uint64
 
 _DIRECT = {
     "abs": "Abs",
@@ -234,6 +234,16 @@ def export_cast(w: Writer, node: Node) -> str:
 def export_identity(w: Writer, node: Node) -> str:
     """The value itself."""
     return w.node("Identity", [w.name(node.inputs[0])])
+
+
+@exports("flush_subnormal")
+def export_flush_subnormal(w: Writer, node: Node) -> str:
+    """x times whether |x| is at least the least normal number of float32 or float64: zeros keep their sign."""
+    x, dtype = w.name(node.inputs[0]), node.inputs[0].type.dtype
+    wide = float64 if dtype is float64 else float32
+    least = w.constant(float(np.finfo(wide.numpy).smallest_normal), wide)
+    small = w.node("Less", [w.node("Abs", [w.cast(x, wide)]), least])
+    return w.node("Mul", [x, w.cast(w.node("Not", [small]), dtype)])
 
 
 # -- reductions -------------------------------------------------------------------------

@@ -243,3 +243,13 @@ def test_integers_of_every_width(name: str, op: str) -> None:
     np.testing.assert_array_equal(interpret(load(proto), feeds)["z"], expected)
     if dtype.itemsize < 4 and op != "trunc_mod":  # onnxruntime lacks kernels of others, or computes them in double
         np.testing.assert_array_equal(run(proto, feeds)["z"], expected)
+
+
+def test_flushed_subnormal_numbers_keep_their_sign() -> None:
+    b = Builder("flush")
+    b.output("y", b.flush_subnormal(b.input("x", tensor_type(float32, (5,)))))
+    proto = to_proto(b.finish())
+    x = np.array([1e-40, -1e-40, -0.0, 1.5, -np.inf], np.float32)
+    for results in (run(proto, {"x": x}), interpret(load(proto), {"x": x})):
+        np.testing.assert_array_equal(results["y"], np.array([0, 0, 0, 1.5, -np.inf], np.float32))
+        np.testing.assert_array_equal(np.signbit(results["y"]), np.signbit(x))
