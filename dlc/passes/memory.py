@@ -8,7 +8,7 @@ arena by its live range. Only here do updates become in place.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dlc.ir.kernel import Kernel
@@ -266,7 +266,7 @@ def _emit(
             step = CallStep(step.kernel, (step.source, step.target), step.label)
         if isinstance(step, CallStep):
             commits = any(slots[argument(v).slot].kind is SlotKind.STATE for v in step.writes)
-            nbytes = _traffic(program.buffers, (v.buffer for v in step.views))
+            nbytes = _traffic(program.buffers, step)
             arguments = tuple(argument(v) for v in step.views)
             symbol = symbol_of(step.kernel)
             steps.append(KernelStep(symbol, arguments, step.kernel.tasks, step.label, step.flops, nbytes, commits))
@@ -275,5 +275,10 @@ def _emit(
     return Plan(tuple(slots), tuple(steps), arena_bytes, peak)
 
 
-def _traffic(buffers: tuple[ProgramBuffer, ...], used: Iterable[int]) -> int:
-    return sum(buffers[number].nbytes for number in set(used))
+def _traffic(buffers: Sequence[ProgramBuffer], call: CallStep) -> int:
+    """Return the bytes that one call touches, each once: of a window that moves with a loop, one iteration's."""
+    windows: dict[int, dict[View, int]] = defaultdict(dict)
+    for view, parameter in zip(call.views, call.kernel.buffers, strict=True):
+        whole = buffers[view.buffer].nbytes
+        windows[view.buffer][view] = whole if parameter.size is None else parameter.size * parameter.dtype.itemsize
+    return sum(min(sum(sizes.values()), buffers[number].nbytes) for number, sizes in windows.items())

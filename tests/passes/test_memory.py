@@ -211,3 +211,19 @@ def test_state_is_updated_in_place():
     plan = plan_memory(Program((state, gradient, fresh), steps), lambda k: k.name)
     assert plan.arena_bytes == 0 and len(plan.steps) == 1
     assert plan.steps[0].commits and plan.steps[0].arguments[0] == plan.steps[0].arguments[2]
+
+
+def test_a_step_counts_the_bytes_that_one_call_touches():
+    """Of a sequence in a loop that is one iteration's window, of an operand read twice one; a view is not the whole."""
+    sequence = ProgramBuffer(SlotKind.INPUT, "xs", tensor_type("int64", (5 * WORDS,)))
+    weight = ProgramBuffer(SlotKind.CONSTANT, "w", tensor_type("int64", (WORDS,)))
+    stacked = ProgramBuffer(SlotKind.OUTPUT, "ys", tensor_type("int64", (5 * WORDS,)))
+    row = WORDS * 8
+    steps = (
+        LoopBegin(5),
+        CallStep(kernel(3), (View(0, 0, (row,)), View(1), View(1), View(2, 0, (row,)))),
+        LoopEnd(),
+        CallStep(kernel(2), (View(2), View(2, row), View(2, 4 * row))),
+    )
+    plan = plan_memory(Program((sequence, weight, stacked), steps), lambda k: k.name)
+    assert [step.nbytes for step in plan.steps if isinstance(step, KernelStep)] == [3 * row, 3 * row]
