@@ -71,7 +71,7 @@ def test_other_processors_keep_to_it_too(features):
 
 
 def test_dropout_draws_the_same_numbers_again():
-    """With all parameters frozen but a scale after dropout, its gradient shows the masks bit by bit."""
+    """After one step the states are zero at the same places and close: as far as updates show it, masks are equal."""
     free = compiled(dropout_network(), threads=1)
     limited = compiled(dropout_network(), int(free.report.arena_bytes * 0.8), threads=1)
     assert limited.report.repeated > 0
