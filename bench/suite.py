@@ -85,7 +85,7 @@ class Peer:
     models: tuple[str, ...] | None = None  # the only models that it has; None if it has all
 
 
-_OPENVINO, _DLC_PRECISION = "bench.peers.openvino_cpu", "bench.peers.dlc_precision"
+_OPENVINO, _DLC = "bench.peers.openvino_cpu", "dlc"
 _JAX = "bench.peers.jax_cpu"
 _TORCH, _TORCH_TRAINING = "bench.peers.torch_inference", "bench.peers.torch_training"
 
@@ -93,13 +93,13 @@ _TORCH, _TORCH_TRAINING = "bench.peers.torch_inference", "bench.peers.torch_trai
 _JAX_MODELS = ("mlp", "cnn", "resnet18", "resnet50", "gpt2", "gpt_4x256", "lstm")
 
 PEERS = (
-    Peer("dlc", "dlc", INFERENCE),
+    Peer("dlc", _DLC, INFERENCE),
     Peer("onnxruntime", "onnxruntime", INFERENCE),
     Peer("openvino", _OPENVINO, INFERENCE, {"precision": "f32"}),
     Peer("torch", _TORCH, INFERENCE, {"compile": False}, light=False),
     Peer("torch-compile", _TORCH, INFERENCE, {"compile": True}, light=False),
     Peer("jax", _JAX, INFERENCE, light=False, models=_JAX_MODELS),
-    Peer("dlc-bf16", _DLC_PRECISION, INFERENCE, {"precision": "bfloat16"}),
+    Peer("dlc-bf16", _DLC, INFERENCE, {"precision": "bfloat16"}),
     Peer("openvino-bf16", _OPENVINO, INFERENCE, {"precision": "bf16"}),
     Peer("dlc", "bench.peers.dlc_training", TRAINING),
     Peer("torch", _TORCH_TRAINING, TRAINING, {"optimizer": "default", "compile": False}),
@@ -131,4 +131,4 @@ def _has(peer: Peer, case: Case) -> bool:
 
 def _known(peer: Peer) -> bool:
     """Whether this dlc has the precision of one of its own contenders."""
-    return peer.module != _DLC_PRECISION or peer.options["precision"] in PRECISIONS
+    return peer.module != _DLC or peer.options.get("precision", PRECISIONS[0]) in PRECISIONS

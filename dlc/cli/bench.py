@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dlc import config
-from dlc.cli.common import json_option, model_options, parse_shapes
+from dlc.cli.common import json_option, model_options, parse_shapes, precision_option
 from dlc.cli.contenders import PEERS, find_contender
 from dlc.cli.measure import run_benchmark
 from dlc.cli.output import say, size_text, table, write_json
@@ -27,6 +27,7 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 
 @click.command("bench")
 @model_options
+@precision_option
 @click.option("--vs", "peer", metavar="PEER", help=f"Also measure a peer in alternating rounds: {', '.join(PEERS)}.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds per contender.")
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Length of a round.")
@@ -36,6 +37,7 @@ def command(
     shape_texts: tuple[str, ...],
     threads: int | None,
     seed: int,
+    precision: str,
     peer: str | None,
     rounds: int,
     seconds: float,
@@ -45,12 +47,12 @@ def command(
 
     Every contender runs in a process of its own, and their rounds alternate. "compile" is loading and compiling,
     without dlc's cache; the first answer comes with that cache warm; steady memory is what is resident after the
-    runs, over what was before the model was loaded.
+    runs, over what was before the model was loaded. --precision is dlc's; a peer computes in float32.
     """
     if peer is not None:
         find_contender(peer)
     threads = threads or config.num_threads()
-    report = run_benchmark(model, parse_shapes(shape_texts), threads, seed, peer, rounds, seconds)
+    report = run_benchmark(model, parse_shapes(shape_texts), threads, seed, peer, rounds, seconds, precision)
     if json_path != "-":
         show(report)
     write_json(json_path, report)
@@ -60,7 +62,7 @@ def show(report: dict[str, Any]) -> None:
     """Print the report as a table."""
     contenders = report["contenders"]
     rows = [[title, *(shown(facts) for facts in contenders.values())] for title, shown in ROWS]
-    title = f"{report['model']}, {report['threads']} threads, {report['machine']['processor']}"
+    title = f"{report['model']}, {report['precision']}, {report['threads']} threads, {report['machine']['processor']}"
     table(title, ["", *(f"{name}#" for name in contenders)], rows)
     if "speedup" in report:
         low, high = min(report["speedup_rounds"]), max(report["speedup_rounds"])

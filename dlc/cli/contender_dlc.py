@@ -17,10 +17,13 @@ class Dlc:
     """A compiled model."""
 
     def __init__(self, request: Request) -> None:
-        self.executable = compile_model(find_graph(request), threads=request.threads, shapes=request.shapes)
+        precision = request.options.get("precision", "float32")
+        self.executable = compile_model(
+            find_graph(request), threads=request.threads, shapes=request.shapes, precision=precision
+        )
         report = getattr(self.executable, "report", None)  # an executable for open shapes has none
         self.cache: str = report.cache if report is not None else "off"
-        self.settings = f"dlc, float32, {request.threads} threads"
+        self.settings = f"dlc, {precision}, {request.threads} threads"
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from dlc.cli.common import find_model, generated_inputs
 from dlc.cli.contenders import DLC, Request
 from dlc.cli.output import notes
 from dlc.driver.diagnose import difference
+from dlc.driver.host import processor_name
 from dlc.tools import save_onnx
 
 INPUT_SETS = 4  # runs cycle through these, so that none is fed what the one before it was
@@ -110,14 +111,16 @@ def run_benchmark(
     peer: str | None,
     rounds: int,
     seconds: float,
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Measure and return the report that ``--json`` writes.
 
-    With a peer, both load the same ONNX file: the one given, or one written from the built-in model.
+    With a peer, both load the same ONNX file: the one given, or one written from the built-in model. ``precision``
+    is dlc's; a peer computes in float32.
     """
     with tempfile.TemporaryDirectory(prefix="dlc-bench-") as folder, _progress() as progress:
         task = progress.add_task("reading the model", total=rounds * (2 if peer else 1) + 2)
-        name, requests, inputs = _prepare(model, shapes, threads, seed, peer, Path(folder))
+        name, requests, inputs = _prepare(model, shapes, threads, seed, precision, peer, Path(folder))
         progress.update(task, description="compiling without the cache")
         with working_process(DLC, inputs, requests[DLC], DLC_CACHE="0") as worker:
             cold = worker.ready
@@ -126,7 +129,8 @@ def run_benchmark(
             pass
         progress.update(task, advance=1)
         workers, results = _alternate(requests, inputs, rounds, seconds, Path(folder), progress)
-    report: dict[str, Any] = {"model": name, "threads": threads, "rounds": rounds, "machine": machine()}
+    report: dict[str, Any] = {"model": name, "precision": precision, "threads": threads, "rounds": rounds}
+    report["machine"] = machine()
     report["contenders"] = {worker.name: summary(worker) for worker in workers}
     report["contenders"][DLC]["compile_ms"] = cold["setup_ms"]
     report["contenders"][DLC]["cold_first_answer_ms"] = cold["first_answer_ms"]
@@ -140,7 +144,13 @@ def run_benchmark(
 
 
 def _prepare(
-    model: str, shapes: Mapping[str, tuple[int, ...]], threads: int, seed: int, peer: str | None, folder: Path
+    model: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    threads: int,
+    seed: int,
+    precision: str,
+    peer: str | None,
+    folder: Path,
 ) -> tuple[str, dict[str, Request], Path]:
     """Write the inputs and, if need be, the model to ``folder``; return the model's name, requests, inputs' path."""
     found = find_model(model, shapes, seed)
@@ -151,7 +161,10 @@ def _prepare(
     inputs = folder / "inputs.npz"
     write_arrays(inputs, {f"{k}/{name}": array for k, feeds in enumerate(sets) for name, array in feeds.items()})
     request = Request(model, threads, seed, {name: list(array.shape) for name, array in sets[0].items()})
-    return found.name, {name: request for name in (DLC, peer) if name is not None}, inputs
+    requests = {DLC: replace(request, options={"precision": precision})}
+    if peer is not None:
+        requests[peer] = request
+    return found.name, requests, inputs
 
 
 def _alternate(
@@ -198,17 +211,12 @@ def relative_error(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarr
 
 def machine() -> dict[str, Any]:
     """Describe the machine, for the report."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {"processor": model, "processors": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}",
-            "python": platform.python_version()}  # fmt: skip
+    return {
+        "processor": processor_name(),
+        "processors": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
 
 
 def summary(worker: Worker) -> dict[str, Any]:

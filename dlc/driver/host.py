@@ -99,6 +99,12 @@ def _processor() -> str:
     return "\n".join([system.sysname, system.release, system.machine, *fields, f"tiles {tiles}"])
 
 
+def processor_name() -> str:
+    """Return what the processor calls itself, for reports."""
+    names = [line for line in _first_processor().splitlines() if line.startswith("model name")]
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
 def _first_processor() -> str:
     """The first few kilobytes of /proc/cpuinfo: the whole of it takes long on large machines."""
     try:

@@ -23,6 +23,17 @@ def test_a_report_without_a_peer(dlc, linear, tmp_path):
     assert facts["cold_first_answer_ms"] > facts["compile_ms"] > 0
 
 
+def test_the_precision_is_that_of_dlc(dlc, linear, tmp_path):
+    report = tmp_path / "report.json"
+    result = dlc(
+        "bench", linear, "--precision", "bfloat16", "--rounds", 1, "--seconds", "0.02", "--threads", 1, "--json", report
+    )
+    assert result.exit_code == 0, result.output
+    facts = json.loads(report.read_text())
+    assert facts["precision"] == "bfloat16" and "bfloat16" in result.output
+    assert facts["contenders"]["dlc"]["settings"] == "dlc, bfloat16, 1 threads"
+
+
 def test_an_error_in_a_worker_keeps_its_type(tmp_path):
     inputs = tmp_path / "inputs.npz"
     measure.np.savez(inputs, **{"0/x": measure.np.zeros(1, "float32")})
