@@ -17,7 +17,7 @@ COMMANDS = {
     "compile": ("dlc.cli.compile", "Compile a model; show phase times, code size and memory."),
     "run": ("dlc.cli.run", "Run a model on arrays from an .npz file."),
     "bench": ("dlc.cli.bench", "Measure a model, alone or against a peer in alternating rounds."),
-    "profile": ("dlc.cli.profile", "Show the time that each kernel takes."),
+    "profile": ("dlc.cli.profile", "Show each kernel's time and how near it is to the machine's limits."),
     "compare": ("dlc.cli.compare", "Compare results with a reference; name the first node that differs."),
     "bisect": ("dlc.cli.bisect", "Run the interpreter after each pass; name the first that changes values."),
     "train": ("dlc.cli.train", "Train the built-in digits example, or resume it."),

@@ -13,6 +13,7 @@ import numpy as np
 
 from dlc.driver.artifact import Shared
 from dlc.driver.compile import compile_bound, initial_state, ports
+from dlc.driver.machine_probe import roofline
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.errors import DlcError
 from dlc.ir.graph import Graph
@@ -96,7 +97,7 @@ def make_executor(
 
 
 def profile_steps(executor: Executor, feeds: Mapping[str, Any], runs: int, warmup: int) -> Profile:
-    """Run ``executor`` on ``feeds`` ``warmup + runs`` times and return the median time of every step of its plan.
+    """Run ``executor`` on ``feeds`` ``warmup + runs`` times and return the median time and the floor of every step.
 
     Raises DlcError where nothing is compiled.
     """
@@ -104,4 +105,4 @@ def profile_steps(executor: Executor, feeds: Mapping[str, Any], runs: int, warmu
         executor = executor.executable_for(feeds)
     if not isinstance(executor, Executable):
         raise DlcError("the interpreter has no compiled steps to profile; compile with device='cpu'")
-    return profile(executor, feeds, runs, warmup)
+    return profile(executor, feeds, runs, warmup, roofline(executor.threads))

@@ -158,7 +158,8 @@ class TrainingStep:
     def profile(self, feeds: Mapping[str, Any], runs: int = 10, warmup: int = 2) -> Profile:
         """Train on ``feeds`` for ``warmup + runs`` steps and return where their time goes, as ``dlc profile`` shows it.
 
-        ``print(step.profile(batch).table())`` lists the slowest kernels, ``write_trace`` writes a file for Perfetto.
+        ``print(step.profile(batch).table())`` lists the slowest kernels beside their floor, ``write_html`` writes a
+        page for browsers, ``write_trace`` a file for Perfetto. The first call also measures the machine.
         Raises DlcError on the interpreter.
         """
         result = profile_steps(self.executor, feeds, runs, warmup)

@@ -17,7 +17,7 @@ from dlc.frontends import models
 from dlc.ir.graph import Role
 from dlc.passes.pipeline import INFERENCE as PASSES
 
-MACHINE = {"peak_flops": 1e11, "bandwidth": {"1000": 5e9, "1000000": 2e9}}
+MACHINE = {"threads": 1, "peak_flops": 1e11, "bandwidth": {"1000": 5e9, "1000000": 2e9}}
 SETTINGS = rounds.Settings(1, 2, 0.01, 60.0)
 CASE = Case("tiny", INFERENCE, "mlp", 2, {"features": 6, "hidden": (5, 4)})
 

@@ -104,7 +104,23 @@ def test_profile_lists_steps_and_writes_a_trace(dlc, linear, tmp_path):
     result = dlc("profile", linear, "--runs", "2", "--trace", tmp_path / "trace.json")
     assert result.exit_code == 0, result.output
     assert "GFLOP/s" in result.output
-    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert "% of floor" in result.output and "least time" in result.output
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert events and all("% of floor" in event["args"] for event in events)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_profile_writes_a_page(dlc, linear, tmp_path, precision):
+    path = tmp_path / "profile.html"
+    result = dlc("profile", linear, "--runs", "2", "--precision", precision, "--threads", "1", "--html", path)
+    assert result.exit_code == 0, result.output
+    assert "Profile of linear" in path.read_text(encoding="utf-8")
+    assert str(path) in result.output
+
+
+def test_a_page_that_cannot_be_written_is_usage(dlc, linear, tmp_path):
+    result = dlc("profile", linear, "--html", tmp_path / "absent" / "profile.html")
+    assert result.exit_code == 2 and "does not exist" in result.output
 
 
 def test_check_of_a_good_model(dlc, linear):

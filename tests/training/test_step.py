@@ -59,6 +59,7 @@ def test_profile_times_the_kernels_of_a_step_and_trains(batch):
     labels = " ".join(record.label for record in result.steps)
     assert "loss" in labels and "backward" in labels and "update" in labels
     assert result.runs == 3 and result.milliseconds > 0
+    assert result.roofline.threads == result.threads and result.floor > 0
     assert step.steps == 4
     for _ in range(4):
         twin.run(FEEDS)
