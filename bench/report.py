@@ -97,13 +97,14 @@ def number(milliseconds: float) -> str:
 
 
 def means(kind: str, reports: Sequence[Report]) -> list[str]:
-    """Return geometric means of the speeds over each peer, and the models on which dlc is slower."""
+    """Return geometric means of the speeds over peers of the same precision, and the models on which dlc is slower."""
     lines = []
     labels = {
         "best rival": f"Against the fastest of {', '.join(RIVALS[kind])}",
         "bfloat16": f"{NARROW} against {NARROW_RIVAL}",
     }
-    for name in [*contender_names(reports), *labels]:
+    compared = [name for name in contender_names(reports) if name not in (NARROW, NARROW_RIVAL)]
+    for name in [*compared, *labels]:
         found = {r["case"]["name"]: r["speeds"][name]["median"] for r in reports if name in r["speeds"]}
         if not found:
             continue

@@ -10,7 +10,7 @@ import pytest
 from bench import prepare, rounds
 from bench.floor import floor_ms
 from bench.operations import count_flops, weight_bytes
-from bench.report import markdown, number
+from bench.report import markdown, means, number
 from bench.run import load_results
 from bench.suite import INFERENCE, PEERS, RIVALS, TRAINING, Case, Peer, cases, peers_of
 from dlc.frontends import models
@@ -88,6 +88,17 @@ def test_speed_is_that_of_the_fastest_rival():
     assert rounds.speeds(CASE, {"dlc": {"failed": "reason"}, "torch": {"round_p50_ms": [1.0]}}) == {}
     narrow = {"dlc-bf16": {"round_p50_ms": [1.0, 2.0]}, "openvino-bf16": {"round_p50_ms": [2.0, 4.0]}}
     assert rounds.speeds(CASE, narrow) == {"bfloat16": {"median": 2.0, "low": 2.0, "high": 2.0}}
+
+
+def test_means_compare_equal_precisions():
+    names = ("dlc", "onnxruntime", "dlc-bf16", "openvino-bf16")
+    speeds = {name: {"median": 2.0} for name in (*names[1:], "best rival", "bfloat16")}
+    report = {"case": {"name": "m"}, "contenders": {name: {} for name in names}, "speeds": speeds}
+    assert [line.partition(":")[0] for line in means(INFERENCE, [report])] == [
+        "- Against onnxruntime",
+        "- Against the fastest of onnxruntime, openvino",
+        "- dlc-bf16 against openvino-bf16",
+    ]
 
 
 def test_numbers_have_three_digits():
