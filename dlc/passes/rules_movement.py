@@ -133,6 +133,18 @@ def slice_of_slice(builder: Builder, node: Node, context: Context) -> Replacemen
     return builder.slice(inner.inputs[0], starts=tuple(starts), limits=tuple(limits), strides=tuple(strides))
 
 
+@rule("slice")
+def slice_of_transpose(builder: Builder, node: Node, context: Context) -> Replacement:
+    """slice(transpose(x)) -> transpose(slice(x)), which moves fewer elements."""
+    inner = context.producer(node.inputs[0], "transpose")
+    if inner is None or not context.has_one_use(node.inputs[0]):
+        return None
+    permutation = inner.attributes["permutation"]
+    inverse = tuple(permutation.index(k) for k in range(len(permutation)))
+    bounds = {name: tuple(node.attributes[name][k] for k in inverse) for name in ("starts", "limits", "strides")}
+    return builder.transpose_to(builder.slice(inner.inputs[0], **bounds), permutation)
+
+
 @rule("reverse")
 def reverse_of_reverse(builder: Builder, node: Node, context: Context) -> Replacement:
     """reverse along nothing or extents of 1 -> x; reverse(reverse(x)) -> reverse along the axes of only one."""
@@ -287,6 +299,7 @@ MOVEMENT_RULES: tuple[Rule, ...] = (
     reduce_of_transpose,
     broadcast_of_broadcast,
     slice_of_slice,
+    slice_of_transpose,
     reverse_of_reverse,
     pad_of_pad,
     concat_of_concat,

@@ -142,6 +142,24 @@ MOVEMENTS = {
         X + '%1 = slice(%x) {starts=(0, 0), limits=(2, 6)}\noutput "y" = %1',
         X + 'output "y" = %x',
     ),
+    "slice of a transpose": (
+        "input %x: float32[2, 3, 4] data\n%1 = transpose(%x) {permutation=(2, 0, 1)}\n"
+        '%2 = slice(%1) {starts=(1, 0, 0), limits=(4, 2, 2), strides=(2, 1, 1)}\noutput "y" = %2',
+        "input %x: float32[2, 3, 4] data\n%1 = slice(%x) {starts=(0, 0, 1), limits=(2, 2, 4), strides=(1, 1, 2)}\n"
+        '%2 = transpose(%1) {permutation=(2, 0, 1)}\noutput "y" = %2',
+    ),
+    "one step of a transposed sequence": (
+        "input %x: float32[5, 2, 3] data\n%1 = transpose(%x) {permutation=(1, 0, 2)}\n"
+        '%2 = slice(%1) {starts=(0, 4, 0), limits=(2, 5, 3)}\noutput "y" = %2',
+        "input %x: float32[5, 2, 3] data\n%1 = slice(%x) {starts=(4, 0, 0), limits=(5, 2, 3)}\n"
+        '%2 = reshape(%1) {shape=(2, 1, 3)}\noutput "y" = %2',
+    ),
+    "slices of a shared transpose stay": (
+        X + "%1 = transpose(%x) {permutation=(1, 0)}\n%2 = slice(%1) {starts=(0, 0), limits=(3, 2)}\n"
+        '%3 = slice(%1) {starts=(3, 0), limits=(6, 2)}\noutput "y" = %2\noutput "z" = %3',
+        X + "%1 = transpose(%x) {permutation=(1, 0)}\n%2 = slice(%1) {starts=(0, 0), limits=(3, 2)}\n"
+        '%3 = slice(%1) {starts=(3, 0), limits=(6, 2)}\noutput "y" = %2\noutput "z" = %3',
+    ),
     "reverse twice": (
         X + '%1 = reverse(%x) {axes=(0, 1)}\n%2 = reverse(%1) {axes=(1,)}\noutput "y" = %2',
         X + '%1 = reverse(%x) {axes=(0,)}\noutput "y" = %1',
