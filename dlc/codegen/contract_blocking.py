@@ -18,6 +18,8 @@ MOST_CONFLICTS = 7
 """So many lines of one set stay in the first-level cache beside the panel's."""
 PACKING_ROWS = 16
 """Packing a panel costs about as much as multiplying it with so many rows."""
+STAGING_COLUMNS = 16
+"""Copying a row tile costs about as much as multiplying it with so many columns, more if its lines lie pages apart."""
 FETCHING_ROWS = 2
 """Fetching a packed panel from far memory costs, in spite of prefetches, about as much as so many rows."""
 WIDE_TILES = (16, 8, 6, 4, 3)
@@ -156,7 +158,8 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
         levels = (LoopAxis(1, (0,) * (OUT + 1 + len(problem.reads))),)
     flat, tiles, tile_count = _row_tiles(problem, tile)
     groups = problem.batch_count * extent_of(problem.columns[:-1])
-    row_chunks, column_chunks = _chunks(problem, groups, tile_count, panels, threads, panels_from)
+    copied = _stages(problem, flat, panels, itemsize)
+    row_chunks, column_chunks = _chunks(problem, groups, tile_count, panels, threads, panels_from, copied)
     chunk_panels = -(-panels // column_chunks)
     staged = _stages(problem, flat, chunk_panels, itemsize)
     level, block = _depth_blocking(problem, levels, staged, panels_from, target)
@@ -266,8 +269,13 @@ def _depth_blocking(
     return len(levels) - 1, levels[-1].extent
 
 
-def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int, panels_from: str) -> tuple[int, int]:
-    """Cut each group into row chunks x column chunks so that threads get equal work and read little twice."""
+def _chunks(
+    problem: Problem, groups: int, tiles: int, panels: int, threads: int, panels_from: str, copied: bool
+) -> tuple[int, int]:
+    """Cut each group into row chunks x column chunks so that threads get equal work and read little twice.
+
+    Every column chunk copies row tiles anew if they are ``copied``.
+    """
     if threads == 1 or problem.flops < SMALL_FLOPS:
         return 1, 1
     row_bytes = problem.row_count * problem.depth_count
@@ -285,7 +293,8 @@ def _chunks(problem: Problem, groups: int, tiles: int, panels: int, threads: int
             fairness = 0.02 * threads / tasks
             packing = PACKING_ROWS * row_parts / problem.row_count if panels_from == LOCAL else 0.0
             fetching = FETCHING_ROWS * row_parts / problem.row_count if panels_from == PACKED else 0.0
-            cost = work + 0.01 * traffic + fairness + packing + fetching
+            staging = STAGING_COLUMNS * column_parts / problem.columns[-1].extent if copied else 0.0
+            cost = work + 0.01 * traffic + fairness + packing + fetching + staging
             if best is None or cost < best[0]:
                 best = (cost, row_parts, column_parts)
     assert best is not None

@@ -1,0 +1,62 @@
+"""How contractions are cut into tasks: decisions from shapes and a described processor, no kernels."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlc.codegen.contract_analysis import analyze
+from dlc.codegen.contract_blocking import LOCAL, Blocking, choose_blocking
+from dlc.codegen.target import CpuTarget
+from dlc.ir.contraction import infer_extents, parse_spec
+from dlc.ir.epilogue import no_epilogue
+from dlc.ir.types import float32, tensor_type
+
+AVX512 = CpuTarget(
+    name="described",
+    triple="x86_64-unknown-linux-gnu",
+    cpu="x86-64-v4",
+    features=("avx512f", "fma"),
+    vector_bytes=64,
+    vector_registers=32,
+    has_fma=True,
+    has_masks=True,
+    l1_bytes=32 << 10,
+    l2_bytes=1 << 20,
+    l3_bytes=16 << 20,
+)
+
+
+def _blocking(spec_text: str, lhs: tuple[int, ...], rhs: tuple[int, ...], threads: int) -> Blocking:
+    spec = parse_spec(spec_text)
+    types = tensor_type(float32, lhs), tensor_type(float32, rhs)
+    problem = analyze(spec, infer_extents(spec, lhs, rhs, {}), *types, no_epilogue(float32))
+    assert problem is not None
+    return choose_blocking(problem, AVX512, threads, LOCAL)
+
+
+@pytest.mark.parametrize("rows", [1024, 4096])
+def test_chunks_of_few_columns_do_not_copy_row_tiles_again(rows: int) -> None:
+    """A weight gradient: rows are contiguous at each depth step, tiles of them are copied in every column chunk."""
+    blocking = _blocking("k m, k n -> m n", (1024, rows), (1024, 256), threads=2)
+    assert blocking.staged
+    assert (blocking.row_chunks, blocking.column_chunks) == (2, 1)
+
+
+def test_many_columns_are_shared_rather_than_packed_again() -> None:
+    blocking = _blocking("k m, k n -> m n", (1024, 256), (1024, 1024), threads=2)
+    assert blocking.staged
+    assert (blocking.row_chunks, blocking.column_chunks) == (1, 2)
+
+
+def test_equal_work_comes_before_fewer_copies() -> None:
+    """19 row tiles do not halve, 8 panels do."""
+    blocking = _blocking("k m, k n -> m n", (1024, 256), (1024, 256), threads=2)
+    assert blocking.staged and blocking.tile_count == 19
+    assert (blocking.row_chunks, blocking.column_chunks) == (1, 2)
+
+
+def test_rows_read_in_place_are_shared_by_columns() -> None:
+    """Where nothing is copied, packing each panel once decides."""
+    blocking = _blocking("m k, k n -> m n", (1024, 1024), (1024, 256), threads=2)
+    assert not blocking.staged
+    assert (blocking.row_chunks, blocking.column_chunks) == (1, 2)
