@@ -123,7 +123,7 @@ def choose_winograd(found: WinogradProblem, target: CpuTarget, threads: int, con
     """
     if prod(found.tiles) < FEWEST_TILES or found.channels.extent < FEWEST_CHANNELS:
         return None
-    cycles, blocking = _best(found, target, threads)
+    cycles, blocking = best_blocking(found, target, threads)
     cycles += 0.0 if constant else _preparation_cycles(found, blocking.tile, target, threads)
     problem = found.problem
     source = PACKED if constant else LOCAL
@@ -141,12 +141,7 @@ def _preparation_cycles(found: WinogradProblem, tile: RegisterTile, target: CpuT
     return shared / threads
 
 
-def best_blocking(found: WinogradProblem, target: CpuTarget, threads: int) -> WinogradBlocking:
-    """Return the cut of the fewest estimated cycles."""
-    return _best(found, target, threads)[1]
-
-
-def _best(found: WinogradProblem, target: CpuTarget, threads: int) -> tuple[float, WinogradBlocking]:
+def best_blocking(found: WinogradProblem, target: CpuTarget, threads: int) -> tuple[float, WinogradBlocking]:
     """Return the cut of the fewest estimated cycles, with few kinds of blocks, and its cycles."""
     costs = ((winograd_cycles(found, b, target, threads), b) for b in _candidates(found, target, threads))
     return min(costs, key=lambda pair: pair[0] * (1 + KIND_COST * pair[1].kinds))
