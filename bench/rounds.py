@@ -80,6 +80,7 @@ def _start(case: Case, peer: Peer, facts: Mapping[str, Any], settings: Settings)
         TORCHINDUCTOR_CACHE_DIR=str(FILES / "inductor"),
         HF_HUB_OFFLINE="1",
         PYTHONPATH=str(Path(__file__).resolve().parent.parent),
+        **peer.environment,
     )
 
 

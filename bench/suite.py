@@ -83,6 +83,7 @@ class Peer:
     options: Mapping[str, Any] = field(default_factory=dict)
     light: bool = True  # whether it can run a model of which there is only the ONNX file
     models: tuple[str, ...] | None = None  # the only models that it has; None if it has all
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables of its process
 
 
 _OPENVINO, _DLC = "bench.peers.openvino_cpu", "dlc"
@@ -94,6 +95,7 @@ _JAX_MODELS = ("mlp", "cnn", "resnet18", "resnet50", "gpt2", "gpt_4x256", "lstm"
 
 PEERS = (
     Peer("dlc", _DLC, INFERENCE),
+    Peer("dlc-avx512", _DLC, INFERENCE, environment={"DLC_CPU_FEATURES": "avx512"}),
     Peer("onnxruntime", "onnxruntime", INFERENCE),
     Peer("openvino", _OPENVINO, INFERENCE, {"precision": "f32"}),
     Peer("torch", _TORCH, INFERENCE, {"compile": False}, light=False),

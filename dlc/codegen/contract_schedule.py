@@ -7,6 +7,14 @@ from collections.abc import Callable, Mapping
 from math import prod
 
 from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
+from dlc.codegen.amx_fixed import (
+    FIXED_DTYPES,
+    AmxFixedKernel,
+    choose_fixed_blocking,
+    fixed_pays,
+    fixed_sizes,
+    fixed_weights_kernel,
+)
 from dlc.codegen.amx_macro import amx_kernel
 from dlc.codegen.amx_pairs import amx_pairs_kernel, amx_takes_pairs, choose_pairs_blocking
 from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of
@@ -68,6 +76,8 @@ def lower_contraction(
             found = choose_winograd(windows, target, threads, constant)
             if found is not None:
                 return _winograd(windows, found, target, constant, label)
+        if fixed_pays(problem, target, threads, constants):
+            return _fixed(problem, target, threads, label)
         lower = _path(problem, constants)
         if lower is not None:
             partial = split_depth(problem, _units(problem, target, threads, constants), threads)
@@ -150,6 +160,23 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
     calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(blocking.overwritten))
     return Lowered(tuple(calls), temporaries, in_place)
+
+
+def _fixed(problem: Problem, target: CpuTarget, threads: int, label: str) -> Lowered:
+    """Products of bytes on AMX; the weights themselves are for operands that fixed point does not hold."""
+    found = choose_fixed_blocking(problem, target, threads)
+    weights = _input(problem.panel_operand)
+    split = tuple(Operand(OperandKind.TEMPORARY, number) for number in range(len(FIXED_DTYPES)))
+    size = problem.sizes[problem.panel_operand]
+    kernel = AmxFixedKernel(problem, found).build(f"contract_{label}", size)
+    reads = tuple(_input(2 + read.input) for read in problem.reads)
+    operands = (_input(problem.row_operand), *split, weights, OUTPUT, *reads)
+    calls = (
+        KernelCall(fixed_weights_kernel(problem, found, target, f"split_{label}"), (weights, *split)),
+        KernelCall(kernel, operands, problem.flops),
+    )
+    sizes = zip(FIXED_DTYPES, fixed_sizes(problem, found), strict=True)
+    return Lowered(calls, tuple(TensorType(dtype, (count,)) for dtype, count in sizes))
 
 
 def _winograd(

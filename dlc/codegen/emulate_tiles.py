@@ -97,6 +97,17 @@ def tile_multiply(target: int, left: int, right: int) -> None:
     c[:rows] = _flushed(c[:rows] + _flushed(sums[0] + sums[1])[:rows])
 
 
+def tile_multiply_int8(target: int, left: int, right: int) -> None:
+    """Add the product of two int8 tiles to an int32 tile."""
+    rows, groups = _rows(target), _rows(right)
+    if _rows(left) != rows:
+        raise VerificationError(f"tiles {target} and {left} differ in rows")
+    a = _registers.bytes[left].view(np.int8).reshape(16, 16, 4).astype(np.int32)
+    b = _registers.bytes[right].view(np.int8).reshape(16, 16, 4).astype(np.int32)
+    c = _registers.bytes[target].view(np.int32)
+    c[:rows] += np.einsum("mkh,knh->mn", a[:rows, :groups], b[:groups])
+
+
 def split_parts(
     array: Any, index: int, part_stride: int, watch: Any, slot: int, watch_stride: int, *values: np.float32
 ) -> None:
@@ -114,6 +125,15 @@ def split_parts(
 
 TILE_FUNCTIONS: dict[str, Any] = {
     function.__name__: function
-    for function in (tile_configure, tile_release, tile_zero, tile_load, tile_store, tile_multiply, split_parts)
+    for function in (
+        tile_configure,
+        tile_release,
+        tile_zero,
+        tile_load,
+        tile_store,
+        tile_multiply,
+        tile_multiply_int8,
+        split_parts,
+    )
 }
 """What kernels' text calls."""

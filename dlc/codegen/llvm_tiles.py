@@ -25,13 +25,15 @@ from dlc.ir.kernel import (
     TileStore,
     TileZero,
 )
-from dlc.ir.types import float32, uint32
+from dlc.ir.types import bfloat16, float32, int8, uint32
 
 _UPPER = -0x10000
+_PRODUCTS = {bfloat16: ("amx-bf16", "tdpbf16ps"), int8: ("amx-int8", "tdpbssd")}
+"""Elements of tiles -> the target's feature and the instruction that multiply them."""
 
 
 def _require(s: FunctionState, statement: Stmt) -> None:
-    if not s.target.has("amx-bf16"):
+    if not s.target.has("amx-tile"):
         raise CompileError(f"kernel {s.kernel.name}: {type(statement).__name__} wants AMX, which {s.target.name} lacks")
 
 
@@ -79,8 +81,11 @@ def _store(s: FunctionState, statement: TileStore) -> None:
 
 def _multiply(s: FunctionState, statement: TileMultiply) -> None:
     _require(s, statement)
-    s.declare("void @llvm.x86.tdpbf16ps(i8, i8, i8)")
-    s.do(f"call void @llvm.x86.tdpbf16ps(i8 {statement.target}, i8 {statement.left}, i8 {statement.right})")
+    unit, name = _PRODUCTS[statement.dtype]
+    if not s.target.has(unit):
+        raise CompileError(f"kernel {s.kernel.name}: {name} wants {unit}, which {s.target.name} lacks")
+    s.declare(f"void @llvm.x86.{name}(i8, i8, i8)")
+    s.do(f"call void @llvm.x86.{name}(i8 {statement.target}, i8 {statement.left}, i8 {statement.right})")
 
 
 # -- splitting ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from math import prod
 from typing import Union
 
 from dlc.ir.expr import Const, Expr, Var
-from dlc.ir.types import DType
+from dlc.ir.types import DType, bfloat16
 
 
 class LoopKind(StrEnum):
@@ -217,14 +217,16 @@ class TileStore:
 
 @dataclass(frozen=True)
 class TileMultiply:
-    """Add to float32 tile ``target`` the product of bfloat16 tiles: ``left[m, 2k+h] * right[k, 2n+h]``.
+    """Add to tile ``target`` the product of two tiles whose elements lie in groups of 32 bits along the depth.
 
-    Products of even and of odd depth are added apart, in order, from zero; their sum is added to the target.
+    bfloat16 into float32: ``left[m, 2k+h] * right[k, 2n+h]``; products of even and of odd depth are added apart, in
+    order, from zero; their sum is added to the target. int8 into int32: ``left[m, 4k+h] * right[k, 4n+h]``, exactly.
     """
 
     target: int
     left: int
     right: int
+    dtype: DType = bfloat16
 
 
 Stmt = Union[

@@ -38,7 +38,7 @@ from dlc.ir.kernel import (
     statements,
 )
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.ir.types import DTYPES, DType, bool_, int64
+from dlc.ir.types import DTYPES, DType, bfloat16, bool_, int64
 
 INFIX = {
     "add": "+",
@@ -56,6 +56,7 @@ RESERVED = frozenset(
     | {"range", "local", "shared", "window", "cast", "fma", "fma_pairs", "horizontal", "inf", "nan"}
     | {"prefetch", "transpose", "barrier"}
     | {"split_parts", "tile_configure", "tile_release", "tile_zero", "tile_load", "tile_store", "tile_multiply"}
+    | {"tile_multiply_int8"}
 )
 _DEEP = 16
 """Expressions nested deeper than this are cut by temporaries, for readers and for Python's parser."""
@@ -218,8 +219,9 @@ class _Printer:
             case TileStore(tile=tile, buffer=buffer, index=index, stride=stride):
                 at = f"{self.expr(index, depth)}, {self.expr(stride, depth)}"
                 self.put(depth, f"tile_store({tile}, {self.buffer(buffer)}, {at})")
-            case TileMultiply(target=target, left=left, right=right):
-                self.put(depth, f"tile_multiply({target}, {left}, {right})")
+            case TileMultiply(target=target, left=left, right=right, dtype=dtype):
+                suffix = "" if dtype is bfloat16 else f"_{dtype}"
+                self.put(depth, f"tile_multiply{suffix}({target}, {left}, {right})")
             case _:
                 raise DlcError(f"kernel {self.kernel.name}: {type(statement).__name__} is not a statement")
 

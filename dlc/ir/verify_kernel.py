@@ -38,7 +38,7 @@ from dlc.ir.kernel import (
 )
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.ir.text_kernel import print_kernel
-from dlc.ir.types import DType, bfloat16, bool_, float32, int64, uint16, uint32
+from dlc.ir.types import DType, bfloat16, bool_, float32, int8, int32, int64, uint16, uint32
 
 HORIZONTAL_OPS = frozenset({"add", "mul", "maximum", "minimum", "bit_and", "bit_or"})
 
@@ -228,8 +228,10 @@ class _Checker:
                     self.fail(f"eight tiles have 1 to 16 rows each, not {rows}", statement)
             case TileZero(tile=tile):
                 tiles = (tile,)
-            case TileMultiply(target=target, left=left, right=right):
+            case TileMultiply(target=target, left=left, right=right, dtype=dtype):
                 tiles = (target, left, right)
+                if dtype not in (bfloat16, int8):
+                    self.fail(f"tiles of bfloat16 or int8 are multiplied, not of {dtype}", statement)
                 if len(set(tiles)) != 3:
                     self.fail("a product of tiles wants three different tiles", statement)
             case TileLoad(tile=tile, buffer=name, index=index, stride=stride):
@@ -243,8 +245,10 @@ class _Checker:
 
     def tile_access(self, name: str, index: Expr, stride: Expr, scope: _Scope, statement: Stmt, written: bool) -> None:
         buffer = self.buffer(name, scope, statement)
-        if buffer.dtype not in (bfloat16, float32, uint16, uint32):
-            self.fail(f"tiles hold bfloat16 (also as words) or float32, but {name} holds {buffer.dtype}", statement)
+        if buffer.dtype not in (bfloat16, float32, int32, uint16, uint32):
+            self.fail(
+                f"tiles hold bfloat16 or int8 (as words), float32 or int32, not {name}'s {buffer.dtype}", statement
+            )
         if written and not buffer.writable:
             self.fail(f"buffer {name} is written but not writable", statement)
         self.index(index, scope, statement)

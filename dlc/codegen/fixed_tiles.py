@@ -1,0 +1,126 @@
+"""Kernels on tiles of fixed-point numbers: products of bytes, and the epilogue over their four sums.
+
+Products of equal weight share a sum; of the ten products that weigh enough, those of last digits are left out where
+24 bits suffice. They must not know how tiles are scheduled.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from dlc.codegen.amx_micro import BlockEpilogue, epilogue_scalars
+from dlc.codegen.contract_index import scaled, total
+from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, DIGITS, LANES, ROW_STEP_WORDS, TILE_WORDS
+from dlc.codegen.microkernel import LANES_NONE, LANES_UNIT
+from dlc.ir.epilogue import ACCUMULATOR
+from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
+from dlc.ir.kernel import (
+    Buffer,
+    For,
+    Kernel,
+    LoopKind,
+    Prefetch,
+    Stmt,
+    Store,
+    TileLoad,
+    TileMultiply,
+    TileStore,
+    TileZero,
+)
+from dlc.ir.types import float32, int8, int32, uint32
+
+WEIGHTS = DIGITS
+"""Different weights of products, each 256 times the next."""
+SUMS = WEIGHTS * LANES * LANES
+SHORT, LONG_ROWS, LONG = range(3)
+"""Precisions: three digits of both sides, four of rows, four of both."""
+LINE = 16
+"""Words of a cache line."""
+
+
+@lru_cache(maxsize=8)
+def fixed_tiles_kernel(precision: int) -> Kernel:
+    """Return the kernel (rows, panel, last, sums) that multiplies a tile of rows with a tile of columns.
+
+    ``last`` holds the last digits of columns. Scalars: ``steps``; where of the panel's buffer the first line lies
+    that should be in the second-level cache soon, and how many lines each step asks for.
+    """
+    step, columns = Var("k"), 7
+    body: list[Stmt] = []
+
+    def row(digit: int, tile: int) -> int:
+        at = total(scaled(step, ROW_STEP_WORDS), const(digit * TILE_WORDS))
+        body.append(TileLoad(tile, "rows", at, const(LANES)))
+        return tile
+
+    def column(digit: int) -> None:
+        at = total(scaled(step, COLUMN_STEP_WORDS), const(digit * TILE_WORDS))
+        body.append(TileLoad(columns, "panel", at, const(LANES)))
+
+    column(0)
+    if precision != SHORT:
+        body.append(TileMultiply(3, row(3, 4), columns, int8))
+    rows = []
+    for digit in range(3):
+        rows.append(row(digit, 4 + digit))
+        body.append(TileMultiply(digit, rows[-1], columns, int8))
+    column(1)
+    body += [TileMultiply(1 + digit, rows[digit], columns, int8) for digit in range(3)]
+    column(2)
+    body += [TileMultiply(2 + digit, rows[digit], columns, int8) for digit in range(2)]
+    if precision == LONG:
+        body.append(TileLoad(columns, "last", scaled(step, TILE_WORDS), const(LANES)))
+        body.append(TileMultiply(3, rows[0], columns, int8))
+    line = total(Var("first"), scaled(total(apply("mul", step, Var("lines")), Var("line")), LINE))
+    body.append(For(Var("line"), Var("lines"), LoopKind.SERIAL, (Prefetch("panel", line, 2),)))
+    statements: list[Stmt] = [TileZero(weight) for weight in range(WEIGHTS)]
+    statements.append(For(step, Var("steps"), LoopKind.SERIAL, tuple(body)))
+    statements += [TileStore(w, "sums", const(w * LANES * LANES), const(LANES)) for w in range(WEIGHTS)]
+    buffers = (
+        *(Buffer(name, uint32, None) for name in ("rows", "panel", "last")),
+        Buffer("sums", int32, None, writable=True),
+    )
+    scalars = (Var("steps"), Var("first"), Var("lines"))
+    return Kernel(f"fixed_tiles_{('short', 'long_rows', 'long')[precision]}", buffers, scalars, tuple(statements))
+
+
+@lru_cache(maxsize=1024)
+def fixed_epilogue_kernel(spec: BlockEpilogue) -> Kernel:
+    """Return the kernel (sums, row scales, column scales, out, epilogue inputs) that stores a tile's results.
+
+    Scalars as ``epilogue_scalars`` names them.
+    """
+    row, lane = Var("row"), Var("lane")
+    value: Expr | None = None
+    for weight in reversed(range(WEIGHTS)):
+        place = total(scaled(row, LANES), const(weight * LANES * LANES), lane)
+        number = cast(Load("sums", place, int32), float32)
+        factor = const(256.0 ** (6 - weight), float32)
+        value = apply("mul", number, factor) if value is None else apply("fma", number, factor, value)
+    assert value is not None
+    value = apply("mul", value, Load("columns", lane, float32))
+    value = apply("mul", value, Load("rows", row, float32))
+    mapping: dict[Expr, Expr] = {Var(ACCUMULATOR, float32): value}
+    for number_of, (dtype, lanes) in enumerate(spec.reads):
+        index: Expr = apply("mul", row, Var(f"e{number_of}_row"))
+        if lanes == LANES_UNIT:
+            index = apply("add", index, lane)
+        elif lanes != LANES_NONE:
+            index = apply("add", index, apply("mul", lane, Var(f"e{number_of}_lane")))
+        mapping[Var(f"read{number_of}", dtype)] = Load(f"e{number_of}", index, dtype)
+    result = cast(substitute(spec.body, mapping), spec.out_dtype)
+    store = Store("out", apply("add", apply("mul", row, Var("out_row")), lane), result)
+    active = apply("less", lane, Var("columns_left")) if spec.ragged else None
+    loop = For(lane, const(LANES), LoopKind.VECTOR, (store,), active)
+    buffers = [
+        Buffer("sums", int32, None),
+        Buffer("rows", float32, None),
+        Buffer("columns", float32, None),
+        Buffer("out", spec.out_dtype, None, writable=True),
+    ]
+    buffers += [Buffer(f"e{number}", dtype, None) for number, (dtype, _) in enumerate(spec.reads)]
+    names = ["columns_left" if name == "columns" else name for name in epilogue_scalars(spec)]
+    body = (For(row, Var("rows_left"), LoopKind.SERIAL, (loop,)),)
+    names = ["rows_left" if name == "rows" else name for name in names]
+    scalars = tuple(Var(name) for name in names)
+    return Kernel("fixed_epilogue" + ("_ragged" if spec.ragged else ""), tuple(buffers), scalars, body)
