@@ -20,11 +20,14 @@ from dlc.codegen.fixed_point import (
     COLUMN_STEP_WORDS,
     FACTS,
     LANES,
+    MEASURES,
     ROW_STEP_WORDS,
     STEP,
     TILE_WORDS,
     digit_columns_kernel,
     digit_row_kernel,
+    judge_rows_kernel,
+    measure_row_kernel,
 )
 from dlc.codegen.fixed_tiles import (
     LINE,
@@ -79,7 +82,7 @@ LAST_DIGIT = 2.0**-16
 FEWEST_TERMS = 12
 """Of fewer terms that count all may be small beside their scales."""
 REFUSED = LONG + 1
-ROW_FACTS, COLUMN_FACTS = ("loss", "few", "thin"), ("zeros", "lost", "scarce")
+ROW_FACTS, COLUMN_FACTS = ("multipliers", "loss", "few", "thin"), ("zeros", "lost", "scarce")
 FIXED_DTYPES = (uint32, uint32, float32)
 """Of the words, the last digits and the facts of weights."""
 _LANE = Var("lane")
@@ -266,8 +269,9 @@ class AmxFixedKernel(MacroKernel):
                 ),
             ),
         )
+        locals_ = (*COLUMN_FACTS, *ROW_FACTS, *(f"row_{name}" for name in MEASURES))
         statements: list[Stmt] = [
-            *(Alloc(Buffer(name, float32, LANES, Space.LOCAL)) for name in (*COLUMN_FACTS, *ROW_FACTS)),
+            *(Alloc(Buffer(name, float32, LANES, Space.LOCAL)) for name in locals_),
             Alloc(Buffer("verdicts", int32, found.group_tiles, Space.LOCAL)),
             Alloc(Buffer("worst", int32, 1, Space.LOCAL)),
             Alloc(Buffer("row_words", uint32, found.group_tiles * self.row_words, Space.LOCAL)),
@@ -335,22 +339,31 @@ class AmxFixedKernel(MacroKernel):
         tensor = self.problem.row_operand
         row = least(total(Var("row_first"), scaled(Var("t"), LANES), Var("i")), apply("sub", Var("row_end"), const(1)))
         where = total(self._group_offset(tensor), self._row_offset(Var("row"), tensor))
-        target = total(scaled(Var("t"), self.row_words), scaled(Var("i"), LANES))
-        call = Call(
-            digit_row_kernel(len(self.found.levels)),
-            (
-                Window("rows", where),
-                Window("row_words", target),
-                Window("row_scales", total(scaled(Var("t"), LANES), Var("i"))),
-                Window("loss", Var("i")),
-                Window("few", Var("i")),
-                Window("thin", Var("i")),
+        source = Window("rows", where)
+        levels = tuple(const(v) for level in self.found.levels for v in (level.extent, level.strides[tensor]))
+        lets, count = Let(Var("row"), row), len(self.found.levels)
+        measures = tuple(Window(f"row_{name}", Var("i")) for name in MEASURES)
+        words = Window("row_words", total(scaled(Var("t"), self.row_words), scaled(Var("i"), LANES)))
+        splitting = Call(digit_row_kernel(count), (source, Window("multipliers", Var("i")), words), levels)
+        judged = (Window("row_scales", scaled(Var("t"), LANES)), *(Window(name, ZERO) for name in ROW_FACTS))
+        names = (f"row_{name}" for name in MEASURES)
+        tile = (
+            For(
+                Var("i"),
+                const(LANES),
+                LoopKind.SERIAL,
+                (lets, Call(measure_row_kernel(count), (source, *measures), levels)),
             ),
-            tuple(const(v) for level in self.found.levels for v in (level.extent, level.strides[tensor])),
+            Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in names), *judged), ()),
+            *self._judge_rows(),
+            If(self._possible("t"), (For(Var("i"), const(LANES), LoopKind.SERIAL, (lets, splitting)),)),
         )
-        loop = For(Var("i"), const(LANES), LoopKind.SERIAL, (Let(Var("row"), row), call))
-        tile = (*_reset(*ROW_FACTS), loop, *self._judge_rows())
         return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, tile)]
+
+    @staticmethod
+    def _possible(tile: str) -> Expr:
+        """Whether a tile of rows is multiplied in fixed point."""
+        return apply("less", Load("verdicts", Var(tile), int32), const(REFUSED, int32))
 
     # -- products ----------------------------------------------------------------------------------
 
@@ -378,10 +391,9 @@ class AmxFixedKernel(MacroKernel):
             If(apply("equal", verdict, const(SHORT, int32)), (short,), (longer,)),
             *self._store(),
         )
-        possible = apply("less", verdict, const(REFUSED, int32))
         columns: tuple[Stmt, ...] = (
             Let(Var("column_tile"), total(Var("first_tile"), Var("c"))),
-            For(Var("b"), Var("row_tiles"), LoopKind.SERIAL, (If(possible, block),)),
+            For(Var("b"), Var("row_tiles"), LoopKind.SERIAL, (If(self._possible("b"), block),)),
         )
         return [
             Let(Var("lines"), apply("floor_div", total(asks, const(lines - 1)), asks)),

@@ -88,6 +88,13 @@ def cast(value: Any, kind: _Type) -> Any:
     return _in_register(cast_array(_typed(value), kind.dtype.numpy)[()])
 
 
+def nearest(x: Any) -> Any:
+    """Return the nearest int32, halves to even; the least one for NaN and what no int32 is near to."""
+    whole = np.rint(np.asarray(x, np.float64))
+    inside = np.abs(whole + 0.5) < 2.0**31
+    return np.where(inside, whole, -(2.0**31)).astype(np.int32)[()]
+
+
 def fma(a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
     if a.dtype == np.float32:
@@ -173,6 +180,7 @@ _NAMESPACE: dict[str, Any] = (
     | {
         "cast": cast,
         "fma": fma,
+        "nearest": nearest,
         "fma_pairs": fma_pairs,
         "horizontal": horizontal,
         "window": window,

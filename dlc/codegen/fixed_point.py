@@ -18,7 +18,7 @@ from functools import lru_cache
 from dlc.codegen.contract_index import ZERO, scaled, total
 from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, If, Kernel, Let, LoopKind, Space, Stmt, Store
-from dlc.ir.types import float32, int32, uint32
+from dlc.ir.types import float32, uint32
 
 DIGITS = 4
 """Bytes of a number, most significant first; columns keep the last ones apart from the others."""
@@ -44,6 +44,8 @@ _ROOM = 0x7F7F7F / 2.0**23
 _BIAS = 0x80808080
 _HALVING = 2.0**23 + 1
 
+MEASURES = ("largest", "sum", "squares", "terms")
+"""What is measured of a vector: its largest magnitude, sums of magnitudes and squares, its number of terms."""
 _LANE = Var("lane")
 
 
@@ -108,30 +110,37 @@ def _thin(squares: Expr, sum_: Expr) -> Expr:
     return select(apply("greater", squares, _f(0.0)), apply("div", squares, apply("mul", sum_, sum_)), _f(0.0))
 
 
-def _biased(value: Expr, multiplier: Expr) -> Expr:
-    """Return the integer nearest to value * multiplier as a word whose bytes are the digits plus 128.
+def _digits(value: Expr, multiplier: Expr) -> Expr:
+    """Return the integer nearest to value * multiplier as a word whose bytes are the digits.
 
     Where the last byte stands for just half, it is made a little less if that keeps the other three even: else all
     would be rounded up there.
     """
-    whole = cast(cast(apply("round", apply("mul", value, multiplier)), int32), uint32)
+    whole = cast(apply("nearest", apply("mul", value, multiplier)), uint32)
     half = apply("equal", apply("bit_and", whole, const(0x1FF, uint32)), const(0x80, uint32))
     even = select(half, apply("sub", whole, const(1, uint32)), whole)
-    return apply("add", even, const(_BIAS, uint32))
+    return apply("bit_xor", apply("add", even, const(_BIAS, uint32)), const(_BIAS, uint32))
 
 
-def _word(digit: int) -> Expr:
-    """Return the word of a digit of the biased numbers q0 to q3."""
-    word: Expr | None = None
-    for number in range(4):
-        byte: Expr = Var(f"q{number}", uint32)
-        shift = 8 * (DIGITS - 1 - digit) - 8 * number
-        if shift:
-            byte = apply("shift_right" if shift > 0 else "shift_left", byte, const(abs(shift), uint32))
-        byte = apply("bit_and", byte, const(0xFF << 8 * number, uint32))
-        word = byte if word is None else apply("bit_or", word, byte)
-    assert word is not None
-    return apply("bit_xor", word, const(_BIAS, uint32))
+def _interleaved(low: Expr, high: Expr, bits: int) -> tuple[Expr, Expr]:
+    """Exchange the odd groups of ``bits`` bits of ``low`` with the even groups of ``high``."""
+    even = const(0x00FF00FF if bits == 8 else 0x0000FFFF, uint32)
+    odd = const(0xFF00FF00 if bits == 8 else 0xFFFF0000, uint32)
+    by = const(bits, uint32)
+    evens = apply("bit_or", apply("bit_and", low, even), apply("bit_and", apply("shift_left", high, by), odd))
+    odds = apply("bit_or", apply("bit_and", apply("shift_right", low, by), even), apply("bit_and", high, odd))
+    return evens, odds
+
+
+def _words() -> list[Expr]:
+    """Return the words of the digits, most significant first, of the numbers q0 to q3: a square of bytes turned."""
+    q = [Var(f"q{number}", uint32) for number in range(4)]
+    first, second = _interleaved(q[0], q[1], 8), _interleaved(q[2], q[3], 8)
+    words: list[Expr] = [const(0, uint32)] * DIGITS
+    for number in range(2):
+        for half, word in enumerate(_interleaved(first[number], second[number], 16)):
+            words[DIGITS - 1 - (number + 2 * half)] = word
+    return words
 
 
 # -- rows --------------------------------------------------------------------------------------------
@@ -148,37 +157,90 @@ def _nested(levels: int, body: list[Stmt]) -> list[Stmt]:
     return [Let(Var("at0"), ZERO), Let(Var("run0"), ZERO), *body]
 
 
+def _row_scalars(levels: int) -> tuple[Var, ...]:
+    """Extent and stride of each depth level of a row; the innermost is contiguous."""
+    return tuple(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}"))
+
+
+def _row_value(levels: int, position: Expr) -> Expr:
+    return Load("source", apply("add", Var(f"at{levels - 1}"), position), float32)
+
+
 @lru_cache(maxsize=32)
-def digit_row_kernel(levels: int) -> Kernel:
-    """Return the kernel (source, words, scale, loss, few, thin) that splits one row of a tile of rows.
-
-    Scalars: extent and stride of each depth level in the source; the innermost is contiguous and filled up with
-    zeros to whole steps. ``scale`` becomes the unit of the last digit. ``loss`` (see ``_loss``); ``few``, one
-    over the number of elements beside zero; and ``thin``, one over the number that count, are kept at their largest.
-    """
-    last = levels - 1
-    extent, wide = Var(f"n{last}"), 2 * LANES
-
-    def value(position: Expr) -> Expr:
-        return Load("source", apply("add", Var(f"at{last}"), position), float32)
-
+def measure_row_kernel(levels: int) -> Kernel:
+    """Return the kernel (source, largest, sum, squares, terms) that measures a row, see ``_measure``."""
+    extent, wide = Var(f"n{levels - 1}"), 2 * LANES
     whole, rest = apply("floor_div", extent, const(wide)), apply("floor_mod", extent, const(wide))
     position, after = total(scaled(Var("c"), wide), _LANE), total(scaled(whole, wide), _LANE)
+    ragged = _vector(wide, *_measure(_row_value(levels, after)), active=apply("less", _LANE, rest))
     measuring: list[Stmt] = [
-        For(Var("c"), whole, LoopKind.SERIAL, (_vector(wide, *_measure(value(position))),)),
-        If(apply("greater", rest, ZERO), (_vector(wide, *_measure(value(after)), active=apply("less", _LANE, rest)),)),
+        For(Var("c"), whole, LoopKind.SERIAL, (_vector(wide, *_measure(_row_value(levels, position))),)),
+        If(apply("greater", rest, ZERO), (ragged,)),
     ]
+    body = [
+        *_zeroed(wide, *MEASURES),
+        *_nested(levels, measuring),
+        *(
+            Store(f"row_{name}", ZERO, Horizontal("maximum" if name == "largest" else "add", name, ZERO, wide, float32))
+            for name in MEASURES
+        ),
+    ]
+    buffers = (
+        Buffer("source", float32, None),
+        *(Buffer(f"row_{name}", float32, None, writable=True) for name in MEASURES),
+    )
+    return Kernel(f"measure_row_d{levels}", buffers, _row_scalars(levels), tuple(body))
+
+
+@lru_cache(maxsize=1)
+def judge_rows_kernel() -> Kernel:
+    """Return the kernel (largest, sum, squares, terms, scales, multipliers, loss, few, thin) for a tile of rows.
+
+    ``scales`` become the units of last digits, ``multipliers`` one over them; ``loss`` see ``_loss``; ``few`` one
+    over the number of elements beside zero; and ``thin`` one over the number that count.
+    """
+    power, terms = Var("power", float32), _load("terms")
+    fits, some = _in_range(_load("largest"), _load("squares")), apply("greater", terms, _f(0.0))
+    kept = {
+        "scales": apply("mul", power, _f(1 / _UNIT)),
+        "multipliers": apply("div", _f(_UNIT), power),
+        "loss": select(some, select(fits, _loss(power, _load("squares")), _f(NEVER)), _f(0.0)),
+        "few": select(some, apply("div", _f(1.0), terms), _f(FEW)),
+        "thin": _thin(_load("squares"), _load("sum")),
+    }
+    body = _vector(
+        LANES,
+        Let(power, select(fits, _power(_load("largest")), _f(1.0))),
+        *(Store(name, _LANE, value) for name, value in kept.items()),
+    )
+    buffers = (
+        *(Buffer(name, float32, None) for name in MEASURES),
+        *(Buffer(name, float32, None, writable=True) for name in kept),
+    )
+    return Kernel("judge_rows", buffers, (), (body,))
+
+
+@lru_cache(maxsize=32)
+def digit_row_kernel(levels: int) -> Kernel:
+    """Return the kernel (source, multiplier, words) that splits one row of a tile of rows.
+
+    Scalars as ``_row_scalars`` names them; the innermost level is filled up with zeros to whole steps.
+    """
+    last = levels - 1
+    extent = Var(f"n{last}")
 
     def digits(chunk: Expr, ragged: bool) -> For:
         statements: list[Stmt] = []
         for number in range(4):
             where = total(scaled(chunk, STEP), const(number * LANES), _LANE)
-            found = select(apply("less", where, extent), value(where), _f(0.0)) if ragged else value(where)
-            statements.append(Let(Var(f"q{number}", uint32), _biased(found, Var("multiplier", float32))))
+            found = _row_value(levels, where)
+            if ragged:
+                found = select(apply("less", where, extent), found, _f(0.0))
+            statements.append(Let(Var(f"q{number}", uint32), _digits(found, Var("factor", float32))))
         target = scaled(total(Var("first"), chunk), ROW_STEP_WORDS)
-        for digit in range(DIGITS):
+        for digit, word in enumerate(_words()):
             place = total(target, const(digit * TILE_WORDS), _LANE)
-            statements.append(Store("words", place, _word(digit)))
+            statements.append(Store("words", place, word))
         return _vector(LANES, *statements)
 
     steps = apply("floor_div", extent, const(STEP))
@@ -188,36 +250,13 @@ def digit_row_kernel(levels: int) -> Kernel:
         For(Var("c"), steps, LoopKind.SERIAL, (digits(Var("c"), False),)),
         If(apply("less", steps, all_steps), (digits(steps, True),)),
     ]
-    largest, squares, terms = Var("greatest", float32), Var("square", float32), Var("count", float32)
-    power = Var("power", float32)
-    fits = _in_range(largest, squares)
-    some = apply("greater", terms, _f(0.0))
-    loss = select(fits, _loss(power, squares), _f(NEVER))
-    kept = {
-        "loss": select(some, loss, _f(0.0)),
-        "few": select(some, apply("div", _f(1.0), terms), _f(FEW)),
-        "thin": _thin(squares, Var("total", float32)),
-    }
-    body = [
-        *_zeroed(wide, "largest", "sum", "squares", "terms"),
-        *_nested(levels, measuring),
-        Let(largest, Horizontal("maximum", "largest", ZERO, wide, float32)),
-        Let(Var("total", float32), Horizontal("add", "sum", ZERO, wide, float32)),
-        Let(squares, Horizontal("add", "squares", ZERO, wide, float32)),
-        Let(terms, Horizontal("add", "terms", ZERO, wide, float32)),
-        Let(power, select(fits, _power(largest), _f(1.0))),
-        Let(Var("multiplier", float32), apply("div", _f(_UNIT), power)),
-        Store("scale", ZERO, apply("mul", power, _f(1 / _UNIT))),
-        *(Store(n, ZERO, apply("maximum", Load(n, ZERO, float32), value)) for n, value in kept.items()),
-        *_nested(levels, splitting),
-    ]
-    names = {"words": uint32, "scale": float32, "loss": float32, "few": float32, "thin": float32}
+    body = [Let(Var("factor", float32), Load("multiplier", ZERO, float32)), *_nested(levels, splitting)]
     buffers = (
         Buffer("source", float32, None),
-        *(Buffer(name, dtype, None, writable=True) for name, dtype in names.items()),
+        Buffer("multiplier", float32, None),
+        Buffer("words", uint32, None, writable=True),
     )
-    scalars = tuple(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}"))
-    return Kernel(f"digit_row_d{levels}", buffers, scalars, tuple(body))
+    return Kernel(f"digit_row_d{levels}", buffers, _row_scalars(levels), tuple(body))
 
 
 # -- columns -----------------------------------------------------------------------------------------
@@ -246,12 +285,13 @@ def digit_columns_kernel(width: int) -> Kernel:
             found = value(total(apply("mul", Var("run"), inner), row))
             if ragged:
                 found = select(apply("less", row, inner), found, _f(0.0))
-            statements.append(Let(Var(f"q{number}", uint32), _biased(found, _load("multiplier"))))
+            statements.append(Let(Var(f"q{number}", uint32), _digits(found, _load("multiplier"))))
         step, place = total(Var("first"), chunk), total(scaled(word, LANES), _LANE)
-        for digit in range(DIGITS - 1):
+        *words, last = _words()
+        for digit, text in enumerate(words):
             where = total(scaled(step, COLUMN_STEP_WORDS), const(digit * TILE_WORDS), place)
-            statements.append(Store("words", where, _word(digit)))
-        statements.append(Store("last", total(scaled(step, TILE_WORDS), place), _word(DIGITS - 1)))
+            statements.append(Store("words", where, text))
+        statements.append(Store("last", total(scaled(step, TILE_WORDS), place), last))
         return For(word, const(LANES), LoopKind.SERIAL, (_vector(LANES, *statements),))
 
     steps = apply("floor_div", inner, const(STEP))
@@ -271,7 +311,7 @@ def digit_columns_kernel(width: int) -> Kernel:
         apply("mul", _thin(_load("squares"), _load("sum")), parts),
     )
     body: tuple[Stmt, ...] = (
-        *_zeroed(LANES, "largest", "sum", "squares", "terms", "multiplier"),
+        *_zeroed(LANES, *MEASURES, "multiplier"),
         For(k, depth, LoopKind.SERIAL, (_vector(LANES, *_measure(value(k))),)),
         _vector(
             LANES,

@@ -16,7 +16,7 @@ from dlc.codegen.llvm_math import MATH
 from dlc.codegen.llvm_memory import inside, load, load_lanes
 from dlc.codegen.llvm_scalar import BASIC, call
 from dlc.codegen.llvm_state import FunctionState
-from dlc.codegen.llvm_types import literal, register_type
+from dlc.codegen.llvm_types import literal, register_type, suffix
 from dlc.codegen.llvm_values import (
     Value,
     first_lane,
@@ -29,7 +29,7 @@ from dlc.codegen.llvm_values import (
 )
 from dlc.errors import CompileError
 from dlc.ir.expr import Apply, Const, Expr, Horizontal, Load, Var, children, walk
-from dlc.ir.types import DType, bool_, int32, int64
+from dlc.ir.types import DType, bool_, float32, int32, int64
 
 _FUNCTIONS = BASIC | MATH
 _ON_INT64: dict[str, Callable[[FunctionState, Value, Value], Value]] = {
@@ -125,6 +125,8 @@ def _apply(s: FunctionState, expr: Apply) -> Value:
     texts = [materialize(s, arg, lanes) for arg in args]
     if op == "fma":
         return Value(call(s, "fma", register_type(operand, lanes), *texts), expr.dtype, lanes)
+    if op == "nearest":
+        return Value(_nearest(s, texts[0], lanes), expr.dtype, lanes)
     function = _FUNCTIONS.get(op)
     if function is None:
         raise CompileError(f"kernel {s.kernel.name}: scalar function {op!r} has no LLVM form")
@@ -182,6 +184,13 @@ def _cast(s: FunctionState, value: Value, dtype: DType, lanes: int) -> Value:
         return Value(convert(s, text, int32, dtype, lanes), dtype, lanes)
     text = materialize(s, value, lanes)
     return Value(convert(s, text, value.dtype, dtype, lanes), dtype, lanes)
+
+
+def _nearest(s: FunctionState, text: str, lanes: int) -> str:
+    kind, whole = register_type(float32, lanes), register_type(int32, lanes)
+    symbol = f"@llvm.lrint.{suffix(whole)}.{suffix(kind)}"
+    s.declare(f"{whole} {symbol}({kind})")
+    return s.op(f"call {whole} {symbol}({kind} {text})")
 
 
 def _select(s: FunctionState, expr: Apply) -> Value:

@@ -14,7 +14,7 @@ from typing import Union
 
 from dlc.errors import DlcError
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.ir.types import DType, bool_, int64
+from dlc.ir.types import DType, bool_, int32, int64
 
 
 class _Hashed:
@@ -93,9 +93,9 @@ class Load(_Hashed):
 class Apply(_Hashed):
     """A scalar function applied to expressions; ``select`` takes (condition, a, b), ``cast`` one operand.
 
-    Two intrinsics stand beside the scalar table: ``fma(a, b, c)`` is a*b+c rounded once, and
-    ``horizontal_<op>(Load)`` (op: add, mul, maximum, minimum, bit_and, bit_or) combines the ``width``
-    lanes of a local buffer, see ``Horizontal``.
+    Three intrinsics stand beside the scalar table: ``fma(a, b, c)`` is a*b+c rounded once; ``nearest(x)`` is the
+    int32 nearest to a float32, halves to even, some int32 where none is near; and ``horizontal_<op>(Load)`` (op: add,
+    mul, maximum, minimum, bit_and, bit_or) combines the ``width`` lanes of a local buffer, see ``Horizontal``.
     """
 
     op: str
@@ -180,6 +180,8 @@ def apply(op: str, *args: Expr) -> Apply:
         return Apply(op, args, args[1].dtype)
     if op == "fma":
         return Apply(op, args, args[0].dtype)
+    if op == "nearest":
+        return Apply(op, args, int32)
     entry = SCALAR_OPS.get(op)
     if entry is None or entry.arity != len(args):
         raise DlcError(f"scalar function {op!r} with {len(args)} operands does not exist")

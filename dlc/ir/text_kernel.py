@@ -53,7 +53,7 @@ INFIX = {
 }
 RESERVED = frozenset(
     {*SCALAR_OPS, *DTYPES, *keyword.kwlist, *(kind.value for kind in LoopKind)}
-    | {"range", "local", "shared", "window", "cast", "fma", "fma_pairs", "horizontal", "inf", "nan"}
+    | {"range", "local", "shared", "window", "cast", "fma", "fma_pairs", "nearest", "horizontal", "inf", "nan"}
     | {"prefetch", "transpose", "barrier"}
     | {"split_parts", "tile_configure", "tile_release", "tile_zero", "tile_load", "tile_store", "tile_multiply"}
     | {"tile_multiply_int8"}

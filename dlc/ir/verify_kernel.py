@@ -366,6 +366,8 @@ class _Checker:
             good = len(kinds) == 3 and kinds[0] is bool_ and kinds[1] is kinds[2] is node.dtype
         elif node.op == "fma":
             good = len(kinds) == 3 and all(kind is node.dtype for kind in kinds) and node.dtype.is_float
+        elif node.op == "nearest":
+            good = kinds == [float32] and node.dtype is int32
         else:
             entry = SCALAR_OPS.get(node.op)
             if entry is None:

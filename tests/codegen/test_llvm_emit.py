@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from kernel_native import Function, index, same, targets, variables
 
-from dlc.codegen.emulate import emulate
+from dlc.codegen.emulate import emulate, nearest
 from dlc.codegen.llvm_emit import emit_module, symbol_of
 from dlc.codegen.llvm_jit import assembly, compile_module, load_objects
 from dlc.codegen.target import CpuTarget
@@ -373,3 +373,26 @@ def test_rows_chosen_by_data_are_read_contiguously() -> None:
     function(x, k, o)
     assert np.array_equal(o.reshape(5, 16), x.reshape(10, 16)[k])
     assert "gather" not in function.text
+
+
+@EACH_TARGET
+@pytest.mark.parametrize("lanes", [1, 16])
+def test_nearest_whole_numbers(target: CpuTarget, lanes: int) -> None:
+    i = Var("i")
+    body = Store("o", i, apply("nearest", Load("x", i, float32)))
+    loop = For(i, const(16), VECTOR if lanes > 1 else SERIAL, (body,))
+    buffers = (Buffer("x", float32, 16), Buffer("o", int32, 16, writable=True))
+    kernel = Kernel("whole", buffers, (), (loop,))
+    verify(kernel)
+    near = [0.0, -0.0, 0.5, 1.5, -0.5, -2.5, 2.49, -7.51, 2.0**23 + 1, -(2.0**30), 2.0**31 - 128, -(2.0**31)]
+    x = np.array([*near, 3, -3, 1e-40, 8388607.5], np.float32)
+    native, emulated = np.zeros(16, np.int32), np.zeros(16, np.int32)
+    Function(kernel, target)(x, native)
+    emulate(kernel, [x, emulated])
+    assert np.array_equal(native, np.rint(x.astype(np.float64)).astype(np.int32))
+    assert np.array_equal(native, emulated)
+
+
+def test_nearest_in_the_emulator_where_no_whole_number_is_near() -> None:
+    for value in (np.inf, -np.inf, np.nan, 2.0**31, -3e38):
+        assert nearest(np.float32(value)) == -(2**31)
