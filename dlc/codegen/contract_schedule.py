@@ -7,14 +7,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 
 from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
-from dlc.codegen.amx_fixed import (
-    FIXED_DTYPES,
-    AmxFixedKernel,
-    choose_fixed_blocking,
-    fixed_pays,
-    fixed_sizes,
-    fixed_weights_kernel,
-)
+from dlc.codegen.amx_fixed import FIXED_DTYPES, AmxFixedKernel, fixed_sizes, fixed_weights_kernel
 from dlc.codegen.amx_macro import amx_kernel
 from dlc.codegen.amx_pairs import amx_pairs_kernel, amx_takes_pairs, choose_pairs_blocking
 from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of
@@ -26,6 +19,7 @@ from dlc.codegen.contract_pack import pack_kernel, packed_panels
 from dlc.codegen.contract_pairs import paired, pairs_pay
 from dlc.codegen.contract_split import split_depth
 from dlc.codegen.copy import copy_kernel
+from dlc.codegen.fixed_blocking import choose_fixed_blocking, fixed_pays
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_blocking import WinogradBlocking, choose_winograd
 from dlc.codegen.winograd_macro import WinogradKernel

@@ -11,8 +11,8 @@ from test_amx import AMX as PARTS
 from test_amx import CONV, FMA, HOST, MATMUL, needs_amx
 
 from dlc.codegen import contract_schedule
-from dlc.codegen.amx_fixed import fits_fixed
 from dlc.codegen.contract_schedule import lower_contraction
+from dlc.codegen.fixed_blocking import fits_fixed
 from dlc.codegen.target import CpuTarget
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec
 from dlc.ir.epilogue import Epilogue, no_epilogue
