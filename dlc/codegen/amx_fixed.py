@@ -19,9 +19,12 @@ from dlc.codegen.fixed_point import (
     COLUMN_STEP_WORDS,
     FACTS,
     LANES,
+    LOST,
     MEASURES,
     ROW_STEP_WORDS,
+    SCARCE,
     TILE_WORDS,
+    ZEROS,
     digit_columns_kernel,
     digit_row_kernel,
     judge_rows_kernel,
@@ -30,17 +33,15 @@ from dlc.codegen.fixed_point import (
 from dlc.codegen.fixed_tiles import (
     LINE,
     LONG,
-    LONG_ROWS,
-    SHORT,
     SUMS,
     fixed_epilogue_kernel,
+    fixed_tiles_and_epilogue_kernel,
     fixed_tiles_kernel,
 )
 from dlc.codegen.microkernel import LANES_NONE, LANES_STRIDE, LANES_UNIT
 from dlc.codegen.target import CpuTarget
-from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, const, select
+from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import (
-    Accumulate,
     Alloc,
     Buffer,
     Call,
@@ -65,22 +66,9 @@ LAST_DIGIT = 2.0**-16
 FEWEST_TERMS = 12
 """Of fewer terms that count all may be small beside their scales."""
 REFUSED = LONG + 1
-ROW_FACTS, COLUMN_FACTS = ("multipliers", "loss", "few", "thin"), ("zeros", "lost", "scarce")
+ROW_FACTS = ("loss", "few", "thin")
 FIXED_DTYPES = (uint32, uint32, float32)
 """Of the words, the last digits and the facts of weights."""
-_LANE = Var("lane")
-
-
-def _vector(*body: Stmt) -> For:
-    return For(_LANE, const(LANES), LoopKind.VECTOR, body)
-
-
-def _reset(*names: str) -> list[Stmt]:
-    return [_vector(Store(name, _LANE, const(0.0, float32))) for name in names]
-
-
-def _most(name: str) -> Expr:
-    return Horizontal("maximum", name, ZERO, LANES, float32)
 
 
 class AmxFixedKernel(MacroKernel):
@@ -129,25 +117,25 @@ class AmxFixedKernel(MacroKernel):
                 ),
             ),
         )
-        locals_ = (*COLUMN_FACTS, *ROW_FACTS, *(f"row_{name}" for name in MEASURES))
+        scratch = ("multipliers", *(f"lane_{name}" for name in ROW_FACTS), *(f"row_{name}" for name in MEASURES))
         statements: list[Stmt] = [
-            *(Alloc(Buffer(name, float32, LANES, Space.LOCAL)) for name in locals_),
-            Alloc(Buffer("verdicts", int32, found.group_tiles, Space.LOCAL)),
-            Alloc(Buffer("worst", int32, 1, Space.LOCAL)),
+            *(Alloc(Buffer(name, float32, LANES, Space.LOCAL)) for name in scratch),
+            *(Alloc(Buffer(name, float32, found.group_tiles, Space.LOCAL)) for name in ROW_FACTS),
+            Alloc(Buffer("refused", int32, 1, Space.LOCAL)),
             Alloc(Buffer("row_words", uint32, found.group_tiles * self.row_words, Space.LOCAL)),
             Alloc(Buffer("row_scales", float32, group_rows, Space.LOCAL)),
-            Alloc(Buffer("sums", int32, SUMS, Space.LOCAL)),
-            Store("worst", ZERO, const(SHORT, int32)),
+            Alloc(Buffer("sums", int32, 2 * SUMS, Space.LOCAL)),
+            Alloc(Buffer("pending", int32, 1, Space.LOCAL)),
+            Store("refused", ZERO, const(0, int32)),
             Let(Var("chunk_first"), self._start(first)),
             Let(Var("chunk_end"), self._start(least(total(first, const(tiles)), blocking.tile_count))),
             Let(Var("first_tile"), first_tile),
             Let(Var("tile_end"), least(total(first_tile, const(2 * panels)), self.tiles)),
-            *self._judge_columns(),
             TileConfigure((LANES,) * 8),
             For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]
-        refused = apply("equal", Load("worst", ZERO, int32), const(REFUSED, int32))
+        refused = apply("equal", Load("refused", ZERO, int32), const(1, int32))
         return [*statements, If(refused, tuple(MacroKernel(self.problem, found.fallback)._task()))]
 
     def _start(self, tile: Expr) -> Expr:
@@ -162,145 +150,171 @@ class AmxFixedKernel(MacroKernel):
 
     # -- what scales lose --------------------------------------------------------------------------
 
-    def _judge_columns(self) -> list[Stmt]:
-        """Find the worst facts of the task's columns."""
-        at = scaled(self._column_tile(total(Var("first_tile"), Var("t"))), FACTS * LANES)
-        keeps = []
-        for number, name in enumerate(COLUMN_FACTS, 1):
-            fact = Load("facts", total(at, const(number * LANES), _LANE), float32)
-            keeps.append(_vector(Accumulate(name, _LANE, "maximum", fact)))
-        count = apply("sub", Var("tile_end"), Var("first_tile"))
-        return [
-            *_reset(*COLUMN_FACTS),
-            For(Var("t"), count, LoopKind.SERIAL, tuple(keeps)),
-            *(Let(Var(f"most_{name}", float32), _most(name)) for name in COLUMN_FACTS),
-        ]
-
-    def _judge_rows(self) -> list[Stmt]:
-        """Choose the precision of a tile of rows: the shortest that is expected to lose less than a chain."""
-        rows = apply("mul", Var("most_zeros", float32), _most("loss"))
-        columns = apply("mul", Var("most_lost", float32), _most("few"))
+    def _judge(self) -> list[Stmt]:
+        """Choose the precision of a pair of tiles: the shortest that is expected to lose less than a chain."""
+        at = total(scaled(self._column_tile(Var("column_tile")), FACTS * LANES), const(LANES))
+        zeros, lost, scarce = (Load("facts", total(at, const(n)), float32) for n in (ZEROS, LOST, SCARCE))
+        loss, few, thin = (Load(name, Var("b"), float32) for name in ROW_FACTS)
+        rows, columns = apply("mul", zeros, loss), apply("mul", lost, few)
         losses = [apply("add", rows, columns)]
         losses.append(apply("add", apply("mul", rows, const(LAST_DIGIT, float32)), columns))
         losses.append(apply("mul", losses[0], const(LAST_DIGIT, float32)))
-        verdict: Expr = const(REFUSED, int32)
-        for precision, loss in reversed(list(enumerate(losses))):
-            enough = apply("less_equal", loss, const(MOST_LOSS, float32))
-            verdict = select(enough, const(precision, int32), verdict)
-        thin = apply("mul", Var("most_scarce", float32), _most("thin"))
-        verdict = select(apply("less_equal", thin, const(1 / FEWEST_TERMS, float32)), verdict, const(REFUSED, int32))
+        verdict: Expr = const(REFUSED)
+        for precision, amount in reversed(list(enumerate(losses))):
+            verdict = select(apply("less_equal", amount, const(MOST_LOSS, float32)), const(precision), verdict)
+        several = apply("less_equal", apply("mul", scarce, thin), const(1 / FEWEST_TERMS, float32))
         return [
-            Store("verdicts", Var("t"), verdict),
-            Store("worst", ZERO, apply("maximum", Load("worst", ZERO, int32), Load("verdicts", Var("t"), int32))),
+            Let(Var("verdict"), select(several, verdict, const(REFUSED))),
+            If(apply("equal", Var("verdict"), const(REFUSED)), (Store("refused", ZERO, const(1, int32)),)),
         ]
 
     def _split_rows(self) -> list[Stmt]:
         """Split the group's rows; those that fill up the last tile repeat the last row."""
         tensor = self.problem.row_operand
         row = least(total(Var("row_first"), scaled(Var("t"), LANES), Var("i")), apply("sub", Var("row_end"), const(1)))
-        where = total(self._group_offset(tensor), self._row_offset(Var("row"), tensor))
-        source = Window("rows", where)
+        source = Window("rows", total(self._group_offset(tensor), self._row_offset(Var("row"), tensor)))
         levels = tuple(const(v) for level in self.found.levels for v in (level.extent, level.strides[tensor]))
-        lets, count = Let(Var("row"), row), len(self.found.levels)
-        measures = tuple(Window(f"row_{name}", Var("i")) for name in MEASURES)
-        words = Window("row_words", total(scaled(Var("t"), self.row_words), scaled(Var("i"), LANES)))
-        splitting = Call(digit_row_kernel(count), (source, Window("multipliers", Var("i")), words), levels)
-        judged = (Window("row_scales", scaled(Var("t"), LANES)), *(Window(name, ZERO) for name in ROW_FACTS))
-        names = (f"row_{name}" for name in MEASURES)
+        count, place = len(self.found.levels), total(scaled(Var("t"), self.row_words), scaled(Var("i"), LANES))
+        measures = [f"row_{name}" for name in MEASURES]
+        judged = [Window("row_scales", scaled(Var("t"), LANES))]
+        judged += [Window(name, ZERO) for name in ("multipliers", *(f"lane_{name}" for name in ROW_FACTS))]
+        measuring = Call(measure_row_kernel(count), (source, *(Window(name, Var("i")) for name in measures)), levels)
+        splitting = Call(
+            digit_row_kernel(count), (source, Window("multipliers", Var("i")), Window("row_words", place)), levels
+        )
+
+        def each(call: Call) -> Stmt:
+            return For(Var("i"), const(LANES), LoopKind.SERIAL, (Let(Var("row"), row), call))
+
         tile = (
-            For(
-                Var("i"),
-                const(LANES),
-                LoopKind.SERIAL,
-                (lets, Call(measure_row_kernel(count), (source, *measures), levels)),
-            ),
-            Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in names), *judged), ()),
-            *self._judge_rows(),
-            If(self._possible("t"), (For(Var("i"), const(LANES), LoopKind.SERIAL, (lets, splitting)),)),
+            each(measuring),
+            Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in measures), *judged), ()),
+            *(Store(name, Var("t"), Horizontal("maximum", f"lane_{name}", ZERO, LANES, float32)) for name in ROW_FACTS),
+            each(splitting),
         )
         return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, tile)]
-
-    @staticmethod
-    def _possible(tile: str) -> Expr:
-        """Whether a tile of rows is multiplied in fixed point."""
-        return apply("less", Load("verdicts", Var(tile), int32), const(REFUSED, int32))
 
     # -- products ----------------------------------------------------------------------------------
 
     def _multiply(self) -> list[Stmt]:
-        """Tile by tile of columns, all tiles of rows; meanwhile the next columns come nearer."""
-        lines, steps = self.column_words // LINE, self.found.steps
-        asks = scaled(Var("row_tiles"), steps)
+        """Tile by tile of columns, all tiles of rows; meanwhile the next columns come nearer.
+
+        Where rows have one stride in every tensor, the results of a tile are stored while the next is multiplied.
+        """
+        lines = self.column_words // LINE
+        asks = scaled(Var("row_tiles"), self.found.steps)
+        overlaps = all(len(merge(self.problem.rows, [tensor])) == 1 for tensor in self.tensors[1:])
+        block = self._overlapped() if overlaps else self._separate()
+        columns: tuple[Stmt, ...] = (
+            Let(Var("column_tile"), total(Var("first_tile"), Var("c"))),
+            For(Var("b"), Var("row_tiles"), LoopKind.SERIAL, tuple(block)),
+        )
+        statements: list[Stmt] = [
+            Let(Var("lines"), apply("floor_div", total(asks, const(lines - 1)), asks)),
+            Store("pending", ZERO, const(0, int32)),
+            For(Var("c"), apply("sub", Var("tile_end"), Var("first_tile")), LoopKind.SERIAL, columns),
+        ]
+        if overlaps:
+            last = total(Var("tile_end"), const(-1)), total(Var("row_tiles"), const(-1))
+            statements += self._stored(*last, self._turn(const(-1), Var("tile_end"), ZERO), self._pending())
+        return statements
+
+    def _separate(self) -> list[Stmt]:
+        """Multiply a tile and store its results, row by row."""
+        store = self._stored(Var("column_tile"), Var("b"), ZERO, const(1), Var("r"))
+        rows = For(Var("r"), self._block_rows(), LoopKind.SERIAL, tuple(store))
+        return [*self._judge(), self._tiles(ZERO, None, rows)]
+
+    def _overlapped(self) -> list[Stmt]:
+        """Multiply a tile, and store the results of the one before, of which ``pending`` rows wait."""
+        first = apply("equal", Var("b"), ZERO)
+        before = select(first, total(Var("row_tiles"), const(-1)), total(Var("b"), const(-1)))
+        tile = apply("maximum", total(Var("column_tile"), const(-1)), Var("first_tile"))
+        waiting = (Var("previous_tile"), Var("previous"), apply("sub", const(1), Var("turn")), self._pending())
+        return [
+            *self._judge(),
+            Let(Var("previous"), before),
+            Let(Var("previous_tile"), select(first, tile, Var("column_tile"))),
+            Let(Var("turn"), self._turn(Var("b"), Var("column_tile"), Var("first_tile"))),
+            self._tiles(Var("turn"), waiting, Store("pending", ZERO, cast(self._block_rows(), int32))),
+        ]
+
+    def _turn(self, tile: Expr, column: Expr, first: Expr) -> Expr:
+        """Return which of the two places of sums a tile takes."""
+        number = total(apply("mul", apply("sub", column, first), Var("row_tiles")), tile)
+        return apply("floor_mod", number, const(2))
+
+    def _block_rows(self) -> Expr:
+        rows = apply("sub", Var("row_end"), Var("row_first"))
+        return least(apply("sub", rows, scaled(Var("b"), LANES)), LANES)
+
+    @staticmethod
+    def _pending() -> Expr:
+        return cast(Load("pending", ZERO, int32), ZERO.dtype)
+
+    def _tiles(self, place: Expr, waiting: tuple[Expr, Expr, Expr, Expr] | None, after: Stmt) -> Stmt:
+        """Multiply tile ``b`` of rows with the tile of columns, store what waits, and do what comes after."""
+        steps = self.found.steps
         tile = self._column_tile(Var("column_tile"))
-        windows = (
+        windows: tuple[Window, ...] = (
             Window("row_words", scaled(Var("b"), self.row_words)),
             Window("words", scaled(tile, self.column_words)),
             Window("last", scaled(tile, steps * TILE_WORDS)),
-            Window("sums", ZERO),
+            Window("sums", scaled(place, SUMS)),
         )
         ahead = total(apply("mul", Var("b"), scaled(Var("lines"), LINE * steps)), const(self.column_words))
-        short, long_rows, long = (
-            Call(fixed_tiles_kernel(precision), windows, (const(steps), ahead, Var("lines")))
-            for precision in (SHORT, LONG_ROWS, LONG)
-        )
-        verdict = Load("verdicts", Var("b"), int32)
-        longer = If(apply("equal", verdict, const(LONG_ROWS, int32)), (long_rows,), (long,))
-        block: tuple[Stmt, ...] = (
-            Let(Var("block_first"), total(Var("row_first"), scaled(Var("b"), LANES))),
-            Let(Var("block_rows"), least(apply("sub", Var("row_end"), Var("block_first")), LANES)),
-            If(apply("equal", verdict, const(SHORT, int32)), (short,), (longer,)),
-            *self._store(),
-        )
-        columns: tuple[Stmt, ...] = (
-            Let(Var("column_tile"), total(Var("first_tile"), Var("c"))),
-            For(Var("b"), Var("row_tiles"), LoopKind.SERIAL, (If(self._possible("b"), block),)),
-        )
-        return [
-            Let(Var("lines"), apply("floor_div", total(asks, const(lines - 1)), asks)),
-            For(Var("c"), apply("sub", Var("tile_end"), Var("first_tile")), LoopKind.SERIAL, columns),
-        ]
+        scalars: tuple[Expr, ...] = (const(steps), ahead, Var("lines"))
+        if waiting is None:
+            calls = [Call(fixed_tiles_kernel(precision), windows, scalars) for precision in range(REFUSED)]
+        else:
+            spec, others, more = self._results(*waiting)
+            windows, scalars = (*windows, *others), (*scalars, *more, const(-(-LANES // steps)))
+            calls = [
+                Call(fixed_tiles_and_epilogue_kernel(precision, spec), windows, scalars) for precision in range(REFUSED)
+            ]
+        otherwise: tuple[Stmt, ...] = ()
+        for precision, call in reversed(list(enumerate(calls))):
+            otherwise = (If(apply("equal", Var("verdict"), const(precision)), (call, after), otherwise),)
+        return otherwise[0]
 
-    def _store(self) -> list[Stmt]:
-        full, tail = divmod(self.column.extent, LANES)
-        whole = self._epilogue_calls(False)
-        if not tail:
-            return whole
-        return [If(apply("less", Var("column_tile"), const(full)), tuple(whole), tuple(self._epilogue_calls(True)))]
+    def _stored(self, tile: Expr, block: Expr, place: Expr, rows: Expr, first: Expr = ZERO) -> list[Stmt]:
+        """Store results of a tile."""
+        spec, windows, scalars = self._results(tile, block, place, rows, first)
+        return [Call(fixed_epilogue_kernel(spec), windows, scalars)]
 
-    def _epilogue_calls(self, ragged: bool) -> list[Stmt]:
-        """Apply the epilogue to a tile: at once where rows have one stride in every tensor, else row by row."""
+    def _results(
+        self, tile: Expr, block: Expr, place: Expr, rows: Expr, first: Expr = ZERO
+    ) -> tuple[BlockEpilogue, tuple[Window, ...], tuple[Expr, ...]]:
+        """Return the epilogue, windows and scalars for ``rows`` rows from ``first`` on of tile ``block`` of rows."""
         problem = self.problem
-        tensors = self.tensors[1:]
-        merged = {tensor: merge(problem.rows, [tensor]) for tensor in tensors}
-        at_once = all(len(axes) == 1 for axes in merged.values())
-        row = Var("block_first") if at_once else total(Var("block_first"), Var("r"))
-        local = total(scaled(Var("b"), LANES), ZERO if at_once else Var("r"))
+        local = total(scaled(block, LANES), first)
+        row = total(Var("row_first"), local)
         windows = [
-            Window("sums", ZERO if at_once else scaled(Var("r"), LANES)),
+            Window("sums", total(scaled(place, SUMS), scaled(first, LANES))),
             Window("row_scales", local),
-            Window("facts", scaled(self._column_tile(Var("column_tile")), FACTS * LANES)),
+            Window("facts", scaled(self._column_tile(tile), FACTS * LANES)),
         ]
-        column = scaled(Var("column_tile"), LANES)
-        scalars: list[Expr] = [Var("block_rows") if at_once else const(1)]
-        reads = []
-        for tensor in tensors:
+        column = scaled(tile, LANES)
+        scalars, reads = [rows], []
+        for tensor in self.tensors[1:]:
+            axes = merge(problem.rows, [tensor])
             stride = self.column.strides[tensor]
             constant = problem.reads[tensor - FIRST_READ].offset if tensor != OUT else 0
             base = total(
                 self._group_offset(tensor), self._row_offset(row, tensor), scaled(column, stride), const(constant)
             )
             windows.append(Window("out" if tensor == OUT else f"e{tensor - FIRST_READ}", base))
-            scalars.append(const(merged[tensor][0].strides[tensor] if at_once else 0))
+            scalars.append(const(axes[0].strides[tensor] if len(axes) == 1 else 0))
             if tensor != OUT:
                 lanes = LANES_NONE if stride == 0 else LANES_UNIT if stride == 1 else LANES_STRIDE
                 reads.append((problem.reads[tensor - FIRST_READ].dtype, lanes))
                 if lanes == LANES_STRIDE:
                     scalars.append(const(stride))
+        ragged = self.column.extent % LANES > 0
         if ragged:
-            scalars.append(const(self.column.extent % LANES))
+            scalars.append(least(apply("sub", const(self.column.extent), column), LANES))
         spec = BlockEpilogue(problem.body, problem.out_dtype, tuple(reads), ragged)
-        call = Call(fixed_epilogue_kernel(spec), tuple(windows), tuple(scalars))
-        return [call] if at_once else [For(Var("r"), Var("block_rows"), LoopKind.SERIAL, (call,))]
+        return spec, tuple(windows), tuple(scalars)
 
     # -- addresses ---------------------------------------------------------------------------------
 

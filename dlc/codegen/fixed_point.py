@@ -30,8 +30,10 @@ ROW_STEP_WORDS = DIGITS * TILE_WORDS
 """Words of one step of a tile of rows: [digit][row][word]."""
 COLUMN_STEP_WORDS = (DIGITS - 1) * TILE_WORDS
 """Words of one step of a tile of columns: [digit][word][column]; last digits are [word][column]."""
-FACTS = 4
+FACTS = 2
 """Vectors of facts of a tile of columns, see ``digit_columns_kernel``."""
+ZEROS, LOST, SCARCE = range(3)
+"""Places in the second vector of facts."""
 GREATEST, LEAST = 2.0**60, 2.0**-50
 """Bounds of a vector's largest magnitude: products are far from infinity and from the smallest numbers."""
 NEVER = 2.0**100
@@ -267,9 +269,9 @@ def digit_columns_kernel(width: int) -> Kernel:
     """Return the kernel (source, words, last, facts) that splits 16 columns of a packed float32 panel of ``width``.
 
     Scalars: ``outer`` runs of ``inner`` depth rows each, every run filled up with zeros to whole steps. ``last``
-    takes the last digits. The facts are, per column: the unit of its last digit; what its zeros do to the loss of
-    rows (depth over the number of elements beside zero); its own loss, times the depth; depth over the number that
-    count.
+    takes the last digits. The first vector of facts holds the unit of every column's last digit, the second the
+    largest among columns of: what zeros do to the loss of rows (depth over the number of elements beside zero); the
+    loss, times the depth; depth over the number that count.
     """
     outer, inner, k = Var("outer"), Var("inner"), Var("k")
     depth = apply("mul", outer, inner)
@@ -305,19 +307,23 @@ def digit_columns_kernel(width: int) -> Kernel:
     some, fits = apply("greater", terms, _f(0.0)), _in_range(_load("largest"), _load("squares"))
     power, parts = Var("power", float32), cast(depth, float32)
     facts = (
-        apply("mul", power, _f(1 / _UNIT)),
         select(some, apply("div", parts, terms), _f(1.0)),
         select(some, select(fits, apply("mul", _loss(power, _load("squares")), parts), _f(NEVER)), _f(0.0)),
         apply("mul", _thin(_load("squares"), _load("sum")), parts),
     )
     body: tuple[Stmt, ...] = (
-        *_zeroed(LANES, *MEASURES, "multiplier"),
+        *_zeroed(LANES, *MEASURES, "multiplier", "fact0", "fact1", "fact2"),
         For(k, depth, LoopKind.SERIAL, (_vector(LANES, *_measure(value(k))),)),
         _vector(
             LANES,
             Let(power, select(fits, _power(_load("largest")), _f(1.0))),
             Store("multiplier", _LANE, apply("div", _f(_UNIT), power)),
-            *(Store("facts", total(_LANE, const(number * LANES)), fact) for number, fact in enumerate(facts)),
+            Store("facts", _LANE, apply("mul", power, _f(1 / _UNIT))),
+            *(Store(f"fact{number}", _LANE, fact) for number, fact in enumerate(facts)),
+        ),
+        *(
+            Store("facts", const(LANES + number), Horizontal("maximum", f"fact{number}", ZERO, LANES, float32))
+            for number in range(len(facts))
         ),
         For(Var("run"), outer, LoopKind.SERIAL, run),
     )

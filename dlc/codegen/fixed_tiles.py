@@ -17,7 +17,9 @@ from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
 from dlc.ir.kernel import (
     Buffer,
     For,
+    If,
     Kernel,
+    Let,
     LoopKind,
     Prefetch,
     Stmt,
@@ -34,6 +36,7 @@ WEIGHTS = DIGITS
 SUMS = WEIGHTS * LANES * LANES
 SHORT, LONG_ROWS, LONG = range(3)
 """Precisions: three digits of both sides, four of rows, four of both."""
+_NAMES = ("short", "long_rows", "long")
 LINE = 16
 """Words of a cache line."""
 
@@ -45,6 +48,48 @@ def fixed_tiles_kernel(precision: int) -> Kernel:
     ``last`` holds the last digits of columns. Scalars: ``steps``; where of the panel's buffer the first line lies
     that should be in the second-level cache soon, and how many lines each step asks for.
     """
+    return Kernel(f"fixed_tiles_{_NAMES[precision]}", _TILE_BUFFERS, _TILE_SCALARS, tuple(_tiles(precision, ())))
+
+
+@lru_cache(maxsize=1024)
+def fixed_tiles_and_epilogue_kernel(precision: int, spec: BlockEpilogue) -> Kernel:
+    """Return the kernel that multiplies tiles and meanwhile stores the results of another tile.
+
+    Buffers and scalars are those of ``fixed_tiles_kernel``, then those of ``fixed_epilogue_kernel``, then the number
+    of rows to store in every step: vector units are free while tiles are multiplied.
+    """
+    row = total(apply("mul", Var("k"), Var("each")), Var("r"))
+    store = If(apply("less", Var("row"), Var("rows_left")), (_epilogue_row(spec, Var("row")),))
+    meanwhile = For(Var("r"), Var("each"), LoopKind.SERIAL, (Let(Var("row"), row), store))
+    return Kernel(
+        f"fixed_tiles_{_NAMES[precision]}_and_epilogue" + ("_ragged" if spec.ragged else ""),
+        (*_TILE_BUFFERS, *_epilogue_buffers(spec)),
+        (*_TILE_SCALARS, *_epilogue_scalars(spec), Var("each")),
+        tuple(_tiles(precision, (meanwhile,))),
+    )
+
+
+@lru_cache(maxsize=1024)
+def fixed_epilogue_kernel(spec: BlockEpilogue) -> Kernel:
+    """Return the kernel (done, scales, units, out, epilogue inputs) that stores a tile's results.
+
+    ``done`` holds its sums, ``scales`` those of rows, ``units`` those of columns. Scalars: rows, strides of rows and
+    where needed of lanes, and with ``ragged`` the columns.
+    """
+    body = (For(Var("row"), Var("rows_left"), LoopKind.SERIAL, (_epilogue_row(spec, Var("row")),)),)
+    name = "fixed_epilogue" + ("_ragged" if spec.ragged else "")
+    return Kernel(name, _epilogue_buffers(spec), _epilogue_scalars(spec), body)
+
+
+_TILE_BUFFERS = (
+    *(Buffer(name, uint32, None) for name in ("rows", "panel", "last")),
+    Buffer("sums", int32, None, writable=True),
+)
+_TILE_SCALARS = (Var("steps"), Var("first"), Var("lines"))
+
+
+def _tiles(precision: int, meanwhile: tuple[Stmt, ...]) -> list[Stmt]:
+    """Multiply tiles over all steps, doing something else in each of them, and store the sums."""
     step, columns = Var("k"), 7
     body: list[Stmt] = []
 
@@ -74,53 +119,45 @@ def fixed_tiles_kernel(precision: int) -> Kernel:
     line = total(Var("first"), scaled(total(apply("mul", step, Var("lines")), Var("line")), LINE))
     body.append(For(Var("line"), Var("lines"), LoopKind.SERIAL, (Prefetch("panel", line, 2),)))
     statements: list[Stmt] = [TileZero(weight) for weight in range(WEIGHTS)]
-    statements.append(For(step, Var("steps"), LoopKind.SERIAL, tuple(body)))
-    statements += [TileStore(w, "sums", const(w * LANES * LANES), const(LANES)) for w in range(WEIGHTS)]
-    buffers = (
-        *(Buffer(name, uint32, None) for name in ("rows", "panel", "last")),
-        Buffer("sums", int32, None, writable=True),
+    statements.append(For(step, Var("steps"), LoopKind.SERIAL, (*body, *meanwhile)))
+    return [*statements, *(TileStore(w, "sums", const(w * LANES * LANES), const(LANES)) for w in range(WEIGHTS))]
+
+
+def _epilogue_buffers(spec: BlockEpilogue) -> tuple[Buffer, ...]:
+    return (
+        Buffer("done", int32, None),
+        Buffer("scales", float32, None),
+        Buffer("units", float32, None),
+        Buffer("out", spec.out_dtype, None, writable=True),
+        *(Buffer(f"e{number}", dtype, None) for number, (dtype, _) in enumerate(spec.reads)),
     )
-    scalars = (Var("steps"), Var("first"), Var("lines"))
-    return Kernel(f"fixed_tiles_{('short', 'long_rows', 'long')[precision]}", buffers, scalars, tuple(statements))
 
 
-@lru_cache(maxsize=1024)
-def fixed_epilogue_kernel(spec: BlockEpilogue) -> Kernel:
-    """Return the kernel (sums, row scales, column scales, out, epilogue inputs) that stores a tile's results.
+def _epilogue_scalars(spec: BlockEpilogue) -> tuple[Var, ...]:
+    renamed = {"rows": "rows_left", "columns": "columns_left"}
+    return tuple(Var(renamed.get(name, name)) for name in epilogue_scalars(spec))
 
-    Scalars as ``epilogue_scalars`` names them.
-    """
-    row, lane = Var("row"), Var("lane")
+
+def _epilogue_row(spec: BlockEpilogue, row: Expr) -> Stmt:
+    """Combine a row's sums, scale them, apply the epilogue and store the result."""
+    lane = Var("lane")
     value: Expr | None = None
     for weight in reversed(range(WEIGHTS)):
         place = total(scaled(row, LANES), const(weight * LANES * LANES), lane)
-        number = cast(Load("sums", place, int32), float32)
+        number = cast(Load("done", place, int32), float32)
         factor = const(256.0 ** (6 - weight), float32)
         value = apply("mul", number, factor) if value is None else apply("fma", number, factor, value)
     assert value is not None
-    value = apply("mul", value, Load("columns", lane, float32))
-    value = apply("mul", value, Load("rows", row, float32))
+    value = apply("mul", apply("mul", value, Load("units", lane, float32)), Load("scales", row, float32))
     mapping: dict[Expr, Expr] = {Var(ACCUMULATOR, float32): value}
-    for number_of, (dtype, lanes) in enumerate(spec.reads):
-        index: Expr = apply("mul", row, Var(f"e{number_of}_row"))
+    for read, (dtype, lanes) in enumerate(spec.reads):
+        index: Expr = apply("mul", row, Var(f"e{read}_row"))
         if lanes == LANES_UNIT:
             index = apply("add", index, lane)
         elif lanes != LANES_NONE:
-            index = apply("add", index, apply("mul", lane, Var(f"e{number_of}_lane")))
-        mapping[Var(f"read{number_of}", dtype)] = Load(f"e{number_of}", index, dtype)
+            index = apply("add", index, apply("mul", lane, Var(f"e{read}_lane")))
+        mapping[Var(f"read{read}", dtype)] = Load(f"e{read}", index, dtype)
     result = cast(substitute(spec.body, mapping), spec.out_dtype)
     store = Store("out", apply("add", apply("mul", row, Var("out_row")), lane), result)
     active = apply("less", lane, Var("columns_left")) if spec.ragged else None
-    loop = For(lane, const(LANES), LoopKind.VECTOR, (store,), active)
-    buffers = [
-        Buffer("sums", int32, None),
-        Buffer("rows", float32, None),
-        Buffer("columns", float32, None),
-        Buffer("out", spec.out_dtype, None, writable=True),
-    ]
-    buffers += [Buffer(f"e{number}", dtype, None) for number, (dtype, _) in enumerate(spec.reads)]
-    names = ["columns_left" if name == "columns" else name for name in epilogue_scalars(spec)]
-    body = (For(row, Var("rows_left"), LoopKind.SERIAL, (loop,)),)
-    names = ["rows_left" if name == "rows" else name for name in names]
-    scalars = tuple(Var(name) for name in names)
-    return Kernel("fixed_epilogue" + ("_ragged" if spec.ragged else ""), tuple(buffers), scalars, body)
+    return For(lane, const(LANES), LoopKind.VECTOR, (store,), active)
