@@ -1,22 +1,23 @@
 """Contractions of bfloat16 operands on AMX: one tile product where float32 takes six.
 
-Packed panels of words are tiles as they are; rows are copied next to each other, so that a tile may hold any rows.
+Packed panels of words are tiles as they are. Rows are read where they lie, at an even distance: tiles may run through
+what is between the lines of an image, and those results are not stored. Other rows are copied next to each other.
 Sums stay in tiles over the whole depth. It must not know other paths but the loops that it shares with float32's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import lru_cache
-
-from dlc.codegen.amx_blocking import MOST_GROUP_TILES, AmxBlocking, choose_amx_blocking
-from dlc.codegen.amx_macro import AmxKernel
-from dlc.codegen.amx_micro import BLOCK, STEP, TILE, TILE_ELEMENTS
-from dlc.codegen.contract_analysis import Problem, extent_of
-from dlc.codegen.contract_blocking import LOCAL, PACKED
-from dlc.codegen.contract_index import ZERO, least, scaled, total
-from dlc.codegen.target import CpuTarget
-from dlc.ir.expr import Expr, Load, Var, apply, const
+from dlc.codegen.amx_micro import BLOCK, STEP, TILE, TILE_ELEMENTS, BlockEpilogue, epilogue_block_kernel
+from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, merge
+from dlc.codegen.contract_blocking import LOCAL
+from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
+from dlc.codegen.contract_macro import MacroKernel
+from dlc.codegen.contract_pack import packed_panels
+from dlc.codegen.microkernel import LANES_NONE, LANES_STRIDE, LANES_UNIT
+from dlc.codegen.pair_runs import PAIRS, by_columns, pack_runs
+from dlc.codegen.pair_tiles import LINE, copy_row_kernel, pair_tiles_kernel
+from dlc.codegen.pairs_blocking import Lines, PairsBlocking
+from dlc.ir.expr import Expr, Var, apply, const, select
 from dlc.ir.kernel import (
     Alloc,
     Buffer,
@@ -28,65 +29,28 @@ from dlc.ir.kernel import (
     LoopKind,
     Space,
     Stmt,
-    Store,
     TileConfigure,
-    TileLoad,
-    TileMultiply,
     TileRelease,
-    TileStore,
-    TileZero,
     Window,
 )
 from dlc.ir.types import float32, uint16, uint32
 
-PAIRS = STEP // 2
-"""Pairs of one tile product."""
-FEWEST_ROWS = 8
-"""A tile product takes as long for fewer rows: vectors of pairs do those as fast."""
 
-
-def amx_takes_pairs(problem: Problem, target: CpuTarget, panels_from: str) -> bool:
-    """Whether the contraction runs on AMX: innermost runs of the depth are whole tiles, and rows fill one by half."""
-    return (
-        target.has("amx-tile")
-        and target.has("amx-bf16")
-        and target.has_masks
-        and problem.pairs
-        and not problem.odd
-        and panels_from in (PACKED, LOCAL)
-        and problem.depth[-1].extent % PAIRS == 0
-        and problem.columns[-1].extent > TILE
-        and bool(problem.rows)
-        and problem.row_count >= FEWEST_ROWS
-    )
-
-
-def choose_pairs_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> AmxBlocking:
-    """Choose tasks as for float32, and row groups whose copies fill less than half of the second-level cache."""
-    found = choose_amx_blocking(problem, target, threads, panels_from)
-    blocking = found.blocking
-    panels = -(-blocking.panels // blocking.column_chunks)
-    blocking = replace(blocking, depth_level=0, depth_block=blocking.levels[0].extent, block_panels=panels)
-    steps = extent_of(blocking.levels) // PAIRS
-    row_tiles = -(-found.chunk_rows // TILE)
-    most = max(2, min(MOST_GROUP_TILES, target.l2_bytes * 2 // 5 // (steps * TILE_ELEMENTS * 2)))
-    group_tiles = -(-row_tiles // -(-row_tiles // most))
-    group_tiles += group_tiles % 2
-    return replace(found, blocking=blocking, group_tiles=group_tiles, pass_steps=steps)
-
-
-class AmxPairsKernel(AmxKernel):
+class AmxPairsKernel(MacroKernel):
     """Builds the entry kernel of one contraction: buffers row operand, panels, output, epilogue inputs."""
 
-    def __init__(self, problem: Problem, found: AmxBlocking) -> None:
-        super().__init__(problem, found)
-        self.tile_size = found.pass_steps * TILE_ELEMENTS
+    def __init__(self, problem: Problem, found: PairsBlocking) -> None:
+        super().__init__(problem, found.blocking)
+        self.found = found
+        self.tile_size = found.runs.steps * TILE_ELEMENTS
+        """Elements of a copied row tile."""
+        self.panel_size = found.runs.depth * found.width
+        self.halves = found.width // TILE
 
     def _task(self) -> list[Stmt]:
         blocking, found = self.blocking, self.found
-        tiles = -(-blocking.tile_count // blocking.row_chunks)
-        first = scaled(Var("rc"), tiles)
-        group_rows = found.group_tiles * TILE
+        chunk_rows, group_rows = found.chunk_tiles * TILE, found.group_tiles * TILE
+        first_panel = scaled(Var("cc"), blocking.block_panels)
         group: tuple[Stmt, ...] = (
             Let(Var("row_first"), total(Var("chunk_first"), scaled(Var("rg"), group_rows))),
             If(
@@ -97,124 +61,191 @@ class AmxPairsKernel(AmxKernel):
                 ),
             ),
         )
-        statements: list[Stmt] = [
-            Alloc(Buffer("row_parts", uint16, found.group_tiles * self.tile_size, Space.LOCAL)),
-            Alloc(Buffer("sums", float32, BLOCK * BLOCK, Space.LOCAL)),
-        ]
+        statements: list[Stmt] = [Alloc(Buffer("sums", float32, BLOCK * BLOCK, Space.LOCAL))]
+        if found.lines is None:
+            size = found.group_tiles * self.tile_size
+            statements.append(Alloc(Buffer("copies", uint16, size, Space.LOCAL)))
         if blocking.panels_from == LOCAL:
-            statements.append(Alloc(Buffer("packed", uint32, blocking.pass_depth * BLOCK, Space.LOCAL)))
+            statements.append(Alloc(Buffer("packed", uint32, self.panel_size, Space.LOCAL)))
         return [
             *statements,
-            Let(Var("chunk_first"), self._start(first)),
-            Let(Var("chunk_end"), self._start(least(total(first, const(tiles)), blocking.tile_count))),
+            Let(Var("chunk_first"), scaled(Var("rc"), chunk_rows)),
+            Let(Var("chunk_end"), least(total(Var("chunk_first"), const(chunk_rows)), found.rows)),
+            Let(Var("panel0"), first_panel),
+            Let(Var("panel1"), least(total(first_panel, const(blocking.block_panels)), blocking.panels)),
             TileConfigure((TILE,) * 8),
-            For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
+            For(Var("rg"), const(-(-chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]
 
-    def _stage_rows(self) -> list[Stmt]:
+    def _group(self) -> list[Stmt]:
+        """Panel by panel, all blocks of the group's rows."""
+        rows = apply("sub", Var("row_end"), Var("row_first"))
+        lets: list[Stmt] = [
+            Let(Var("row_tiles"), apply("floor_div", total(rows, const(TILE - 1)), const(TILE))),
+            Let(Var("row_blocks"), apply("floor_div", total(Var("row_tiles"), const(1)), const(2))),
+            Let(Var("lines"), self._lines_ahead()),
+        ]
+        panel: list[Stmt] = [Let(Var("panel"), total(Var("panel0"), Var("p")))]
+        if self.blocking.panels_from == LOCAL:
+            panel += self._pack()
+        panel.append(For(Var("b"), Var("row_blocks"), LoopKind.SERIAL, tuple(self._block())))
+        count = apply("sub", Var("panel1"), Var("panel0"))
+        return [*lets, *self._copy_rows(), For(Var("p"), count, LoopKind.SERIAL, tuple(panel))]
+
+    def _lines_ahead(self) -> Expr:
+        """Return how many lines of the next panel each step of a block asks for."""
+        if self.blocking.panels_from == LOCAL or not self.found.far:
+            return ZERO
+        lines, asks = self.panel_size // LINE, scaled(Var("row_blocks"), self.found.runs.steps)
+        return apply("floor_div", total(asks, const(lines - 1)), asks)
+
+    def _copy_rows(self) -> list[Stmt]:
         """Copy the group's rows; those that fill up the last tile repeat the last row."""
-        tensor = self.problem.row_operand
-        levels, row_depth, _ = self._depth()
+        if self.found.lines is not None:
+            return []
+        runs, tensor = self.found.runs, self.problem.row_operand
+        levels = merge(runs.outer, [tensor])
         row = least(total(Var("row_first"), scaled(Var("t"), TILE), Var("i")), apply("sub", Var("row_end"), const(1)))
-        where = total(self._group_offset(tensor), row_depth, self._row_offset(Var("row"), tensor))
+        source = total(self._group_offset(tensor), self._row_offset(Var("row"), tensor))
         target = total(scaled(Var("t"), self.tile_size), scaled(Var("i"), STEP))
         call = Call(
-            copy_row_kernel(len(levels)),
-            (Window("rows", where), Window("row_parts", target)),
-            tuple(value for level in levels for value in (level.extent, level.row_stride)),
+            copy_row_kernel(len(levels), not runs.whole),
+            (Window("rows", source), Window("copies", target)),
+            (*(const(v) for axis in levels for v in (axis.extent, axis.strides[tensor])), const(runs.elements)),
         )
         loop = For(Var("i"), const(TILE), LoopKind.SERIAL, (Let(Var("row"), row), call))
         return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, (loop,))]
 
-    def _first_panel(self) -> list[Stmt]:
-        return []
+    def _pack(self) -> list[Stmt]:
+        """Pack one panel from the operand into scratch memory."""
+        packed = packed_panels(self.problem, self.found.width, PAIRS)
+        windows = (Window("panel", self._source_offset(Var("panel"))), Window("packed", ZERO))
 
-    def _panel(self) -> list[Stmt]:
-        """Multiply all blocks of rows with a panel, packed first where it is no weight."""
-        statements: list[Stmt] = [Let(Var("panel"), total(Var("panel0"), Var("p")))]
-        if self.blocking.panels_from == LOCAL:
-            statements.append(self._pack_one(ZERO))
-        return [*statements, For(Var("b"), Var("row_blocks"), LoopKind.SERIAL, tuple(self._block()))]
+        def pack(columns: int) -> list[Stmt]:
+            return pack_runs(packed, self.found.runs, windows, columns)
 
-    def _tiles(self, place: Expr) -> Stmt:
-        """Multiply two row tiles or the last one."""
+        return list(by_columns(Var("panel"), self.column.extent, self.found.width, pack))
+
+    # -- products ----------------------------------------------------------------------------------
+
+    def _block(self) -> list[Stmt]:
+        """Multiply a block of rows with a panel and store it.
+
+        Rows that are read in place fill the last tile by repeating rows before them.
+        """
+        first = total(Var("row_first"), scaled(Var("b"), BLOCK))
+        rest = apply("sub", Var("row_end"), Var("block_first"))
+        lets: list[Stmt] = [
+            Let(Var("block_first"), first),
+            Let(Var("block_rows"), least(rest, BLOCK)),
+        ]
+        two = apply("greater", Var("block_rows"), const(TILE))
+        if self.found.lines is not None:
+            before = least(Var("block_first"), apply("sub", Var("row_end"), const(TILE)))
+            lets.append(Let(Var("tile_first"), select(two, Var("block_first"), before)))
+            lets.append(Let(Var("second"), apply("sub", Var("block_rows"), const(TILE))))
+        both, one = (self._tiles(count) for count in (2, 1))
+        stored = by_columns(Var("panel"), self.column.extent, BLOCK, self._store)
+        return [*lets, If(two, (both,), (one,)), *stored]
+
+    def _tiles(self, row_tiles: int) -> Stmt:
+        second: Expr = const(TILE)
+        runs, tensor, lines = self.found.runs, self.problem.row_operand, self.found.lines
+        if lines is None:
+            levels: tuple[Expr, ...] = ()
+            rows = Window("copies", scaled(Var("b"), 2 * self.tile_size))
+            apart: Expr = const(self.tile_size)
+            steps, stride, row_stride = runs.steps, TILE_ELEMENTS, STEP
+        else:
+            outer = merge(runs.outer, [tensor])
+            levels = tuple(const(v) for axis in outer for v in (axis.extent, axis.strides[tensor]))
+            place = scaled(Var("tile_first"), lines.stride)
+            second = Var("second")
+            rows = Window("rows", total(self._group_offset(tensor), place))
+            apart = scaled(second, lines.stride)
+            steps, stride, row_stride = runs.run_steps, STEP, lines.stride
         local = self.blocking.panels_from == LOCAL
-        windows = (
-            Window("row_parts", scaled(Var("b"), 2 * self.tile_size)),
-            Window("packed", ZERO) if local else self._panel_window(Var("panel")),
-            Window("sums", place),
+        index = total(
+            scaled(Var("group"), self.blocking.panels * self.panel_size), scaled(Var("panel"), self.panel_size)
         )
-        scalars = (const(self.found.pass_steps), const(self.tile_size))
-        both, one = (Call(pair_tiles_kernel(count), windows, scalars) for count in (2, 1))
-        return If(apply("greater", Var("block_rows"), const(TILE)), (both,), (one,))
+        panel = Window("packed", ZERO) if local else Window("panel", index)
+        asked = apply("mul", Var("b"), scaled(Var("lines"), LINE * runs.steps))
+        scalars = (const(steps), const(stride), const(row_stride), apart, scaled(second, BLOCK))
+        return Call(
+            pair_tiles_kernel(row_tiles, self.halves, len(levels) // 2),
+            (rows, panel, Window("sums", ZERO)),
+            (*levels, *scalars, total(asked, const(self.panel_size)), Var("lines")),
+        )
 
-    def _store_block(self, slot: Expr) -> list[Stmt]:
-        full, tail = divmod(self.column.extent, BLOCK)
-        if not tail:
-            return self._epilogue_calls(slot, False)
-        ragged = tuple(self._epilogue_calls(slot, True))
-        if not full:
-            return list(ragged)
-        return [If(apply("less", Var("panel"), const(full)), tuple(self._epilogue_calls(slot, False)), ragged)]
+    # -- the epilogue ------------------------------------------------------------------------------
+
+    def _store(self, columns: int) -> list[Stmt]:
+        """Apply the epilogue to a block: to its parts of lines, else at once or row by row."""
+        lines = self.found.lines
+        if lines is not None and lines.count > 1:
+            return self._store_lines(lines, columns)
+        merged = {tensor: merge(self.problem.rows, [tensor]) for tensor in self.tensors[1:]}
+        if all(len(axes) == 1 for axes in merged.values()):
+            strides = {tensor: axes[0].strides[tensor] for tensor, axes in merged.items()}
+            return [self._epilogue(columns, Var("block_first"), Var("block_first"), Var("block_rows"), strides)]
+        row = total(Var("block_first"), Var("r"))
+        call = self._epilogue(columns, row, row, const(1), dict.fromkeys(merged, 0))
+        return [For(Var("r"), Var("block_rows"), LoopKind.SERIAL, (call,))]
+
+    def _store_lines(self, lines: Lines, columns: int) -> list[Stmt]:
+        """Store the parts of lines that a block consists of, without what is between lines."""
+        end = total(Var("block_first"), Var("block_rows"))
+        line0, line1 = (
+            apply("floor_div", place, const(lines.pitch)) for place in (Var("block_first"), apply("sub", end, const(1)))
+        )
+        start = scaled(Var("line"), lines.pitch)
+        row = total(scaled(Var("line"), lines.width - lines.pitch), Var("begin"))
+        strides = {tensor: self.problem.rows[-1].strides[tensor] for tensor in self.tensors[1:]}
+        count = apply("sub", Var("end"), Var("begin"))
+        part: tuple[Stmt, ...] = (
+            Let(Var("line"), total(Var("line0"), Var("l"))),
+            Let(Var("begin"), apply("maximum", Var("block_first"), start)),
+            Let(Var("end"), least(end, total(start, const(lines.width)))),
+            If(apply("greater", count, ZERO), (self._epilogue(columns, Var("begin"), row, count, strides),)),
+        )
+        spans = total(apply("sub", line1, Var("line0")), const(1))
+        return [Let(Var("line0"), line0), For(Var("l"), spans, LoopKind.SERIAL, part)]
+
+    def _epilogue(self, columns: int, place: Expr, row: Expr, rows: Expr, strides: dict[int, int]) -> Stmt:
+        """Return the call for ``rows`` rows from ``row`` on; the first is multiplied as number ``place``."""
+        problem, ragged = self.problem, columns < BLOCK
+        first = Var("block_first") if self.found.lines is None else Var("tile_first")
+        windows = [Window("sums", apply("mul", apply("sub", place, first), const(BLOCK)))]
+        scalars: list[Expr] = [rows]
+        reads = []
+        for tensor in self.tensors[1:]:
+            stride = self.column.strides[tensor]
+            constant = problem.reads[tensor - FIRST_READ].offset if tensor != OUT else 0
+            column = scaled(Var("panel"), BLOCK * stride)
+            base = total(self._group_offset(tensor), self._row_offset(row, tensor), column, const(constant))
+            windows.append(Window("out" if tensor == OUT else f"e{tensor - FIRST_READ}", base))
+            scalars.append(const(strides[tensor]))
+            if tensor != OUT:
+                lanes = LANES_NONE if stride == 0 else LANES_UNIT if stride == 1 else LANES_STRIDE
+                reads.append((problem.reads[tensor - FIRST_READ].dtype, lanes))
+                if lanes == LANES_STRIDE:
+                    scalars.append(const(stride))
+        if ragged:
+            scalars.append(const(columns))
+        spec = BlockEpilogue(problem.body, problem.out_dtype, tuple(reads), ragged)
+        return Call(epilogue_block_kernel(spec), tuple(windows), tuple(scalars))
+
+    # -- addresses ---------------------------------------------------------------------------------
+
+    def _group_offset(self, tensor: int) -> Expr:
+        return offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
+
+    def _row_offset(self, row: Expr, tensor: int) -> Expr:
+        axes = merge(self.problem.rows, [tensor])
+        return offset(decode(row, [a.extent for a in axes]), axes, tensor)
 
 
-@lru_cache(maxsize=64)
-def copy_row_kernel(levels: int) -> Kernel:
-    """Return the kernel (source, target) that copies one row to its place in the tiles of all steps.
-
-    Scalars: extent and stride of each depth level, the innermost in whole steps of contiguous pairs.
-    """
-    last = levels - 1
-    lane = Var("lane")
-    at = total(Var(f"at{last}"), scaled(Var("c"), STEP), lane)
-    where = total(scaled(total(Var("step"), Var("c")), TILE_ELEMENTS), lane)
-    chunks = apply("floor_div", Var(f"n{last}"), const(PAIRS))
-    copy = For(lane, const(STEP), LoopKind.VECTOR, (Store("target", where, Load("source", at, uint16)),))
-    body: list[Stmt] = [
-        Let(Var("chunks"), chunks),
-        Let(Var("step"), apply("mul", Var(f"step{last}"), Var("chunks"))),
-        For(Var("c"), Var("chunks"), LoopKind.SERIAL, (copy,)),
-    ]
-    for level in reversed(range(last)):
-        k = Var(f"k{level}")
-        step = apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)
-        start = apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))
-        lets = [Let(Var(f"at{level + 1}"), start), Let(Var(f"step{level + 1}"), step)]
-        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
-    body = [Let(Var("at0"), ZERO), Let(Var("step0"), ZERO), *body]
-    scalars = tuple(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}"))
-    buffers = (Buffer("source", uint16, None), Buffer("target", uint16, None, writable=True))
-    return Kernel(f"copy_row_d{levels}", buffers, scalars, tuple(body))
-
-
-@lru_cache(maxsize=2)
-def pair_tiles_kernel(row_tiles: int) -> Kernel:
-    """Return the kernel (rows, panel, block) that multiplies row tiles with a packed panel of BLOCK columns.
-
-    Scalars: ``steps``; ``apart``, the elements from one row tile to the next. The block has BLOCK columns.
-    """
-    step = Var("k")
-    where = scaled(step, TILE_ELEMENTS)
-    loads: list[Stmt] = [TileLoad(4, "rows", where, const(STEP))]
-    if row_tiles > 1:
-        loads.append(TileLoad(5, "rows", apply("add", where, Var("apart")), const(STEP)))
-    for half in range(2):
-        loads.append(TileLoad(6 + half, "panel", total(scaled(step, PAIRS * BLOCK), const(half * TILE)), const(BLOCK)))
-    products: list[Stmt] = [TileMultiply(2 * i + j, 4 + i, 6 + j) for i in range(row_tiles) for j in range(2)]
-    body: list[Stmt] = [TileZero(2 * i + j) for i in range(row_tiles) for j in range(2)]
-    body.append(For(step, Var("steps"), LoopKind.SERIAL, (*loads, *products)))
-    for i in range(row_tiles):
-        for j in range(2):
-            body.append(TileStore(2 * i + j, "block", const(i * TILE * BLOCK + j * TILE), const(BLOCK)))
-    buffers = (
-        Buffer("rows", uint16, None),
-        Buffer("panel", uint32, None),
-        Buffer("block", float32, None, writable=True),
-    )
-    return Kernel(f"pair_tiles_{row_tiles}x2", buffers, (Var("steps"), Var("apart")), tuple(body))
-
-
-def amx_pairs_kernel(problem: Problem, found: AmxBlocking, name: str, panel_size: int) -> Kernel:
+def amx_pairs_kernel(problem: Problem, found: PairsBlocking, name: str, panel_size: int) -> Kernel:
     """Return the entry kernel (row operand, panels, output, epilogue inputs)."""
     return AmxPairsKernel(problem, found).build(name, panel_size)

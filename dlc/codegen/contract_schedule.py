@@ -9,7 +9,7 @@ from math import prod
 from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
 from dlc.codegen.amx_fixed import FIXED_DTYPES, AmxFixedKernel, fixed_sizes, fixed_weights_kernel
 from dlc.codegen.amx_macro import amx_kernel
-from dlc.codegen.amx_pairs import amx_pairs_kernel, amx_takes_pairs, choose_pairs_blocking
+from dlc.codegen.amx_pairs import amx_pairs_kernel
 from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of
 from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking, register_tile
 from dlc.codegen.contract_dot import dot_kernel, dot_tiles, fits_dot, sides
@@ -20,6 +20,8 @@ from dlc.codegen.contract_pairs import paired, pairs_pay
 from dlc.codegen.contract_split import split_depth
 from dlc.codegen.copy import copy_kernel
 from dlc.codegen.fixed_blocking import choose_fixed_blocking, fixed_pays
+from dlc.codegen.pair_runs import pack_runs_kernel, runs_size
+from dlc.codegen.pairs_blocking import amx_takes_pairs, choose_pairs_blocking
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_blocking import WinogradBlocking, choose_winograd
 from dlc.codegen.winograd_macro import WinogradKernel
@@ -129,6 +131,8 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
     """Outer products over packed or directly read panels."""
     tile = register_tile(target, problem.dtype.itemsize, problem.columns[-1].extent)
     panels_from = _panels_from(problem, constants)
+    if amx_takes_pairs(problem, target, panels_from):
+        return _pair_tiles(problem, target, threads, panels_from, label)
     blocking = choose_blocking(problem, target, threads, panels_from)
     row, panel = _input(problem.row_operand), _input(problem.panel_operand)
     reads = tuple(_input(2 + read.input) for read in problem.reads)
@@ -141,11 +145,7 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
         temporaries = (TensorType(problem.packed_dtype, (size,)),)
         source, panel = panel, Operand(OperandKind.TEMPORARY, 0)
         calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
-    if amx_takes_pairs(problem, target, panels_from):
-        found = choose_pairs_blocking(problem, target, threads, panels_from)
-        blocking = found.blocking
-        kernel = amx_pairs_kernel(problem, found, f"contract_{label}", size)
-    elif amx_pays(problem, target, threads, panels_from):
+    if amx_pays(problem, target, threads, panels_from):
         found = choose_amx_blocking(problem, target, threads, panels_from)
         blocking = found.blocking
         kernel = amx_kernel(problem, found, f"contract_{label}", size)
@@ -154,6 +154,22 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
     calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(blocking.overwritten))
     return Lowered(tuple(calls), temporaries, in_place)
+
+
+def _pair_tiles(problem: Problem, target: CpuTarget, threads: int, panels_from: str, label: str) -> Lowered:
+    """Products of pairs on AMX, over panels in which every run of the depth is whole tiles."""
+    found = choose_pairs_blocking(problem, target, threads, panels_from)
+    row, panel = _input(problem.row_operand), _input(problem.panel_operand)
+    reads = tuple(_input(2 + read.input) for read in problem.reads)
+    if panels_from != PACKED:
+        kernel = amx_pairs_kernel(problem, found, f"contract_{label}", problem.sizes[problem.panel_operand])
+        return Lowered((KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops),))
+    size = runs_size(problem, found.runs, found.width)
+    place = Operand(OperandKind.TEMPORARY, 0)
+    pack = pack_runs_kernel(problem, found.runs, found.width, f"pack_{label}")
+    kernel = amx_pairs_kernel(problem, found, f"contract_{label}", size)
+    calls = (KernelCall(pack, (panel, place)), KernelCall(kernel, (row, place, OUTPUT, *reads), problem.flops))
+    return Lowered(calls, (TensorType(problem.packed_dtype, (size,)),))
 
 
 def _fixed(problem: Problem, target: CpuTarget, threads: int, label: str) -> Lowered:

@@ -14,6 +14,7 @@ from dlc.codegen.llvm_emit import emit_module
 from dlc.codegen.llvm_jit import compile_module
 from dlc.ir.epilogue import Epilogue
 from dlc.ir.expr import Read, Var, apply, cast, const
+from dlc.ir.ops.contract import contract_evaluate
 from dlc.ir.text_kernel import print_kernel
 from dlc.ir.types import bfloat16, float32, tensor_type
 
@@ -26,6 +27,14 @@ SPECS = {
     "conv": ("n h+r w+s c, r s c k -> n h w k", (1, 7, 9, 64), (3, 3, 64, 40), {}),
     "heads": ("b m h d, b n h d -> b h m n", (2, 34, 2, 64), (2, 40, 2, 64), {}),
     "several groups": (MATMUL, (300, 64), (64, 33), {}),
+    "run of no whole tiles": (MATMUL, (40, 40), (40, 50), {}),
+    "odd runs": ("n h*2+r w*2+s c, r s c k -> n h w k", (1, 23, 23, 3), (7, 7, 3, 40), {}),
+    "runs of several axes": ("n h+r w+s c, k r s c -> n h w k", (1, 8, 9, 12), (40, 3, 3, 12), {}),
+    "few columns": (MATMUL, (40, 64), (64, 12), {}),
+    "lines of several images": ("n h+r w+s c, r s c k -> n h w k", (3, 6, 6, 32), (3, 3, 32, 40), {}),
+    "short last chunk": (MATMUL, (33, 64), (64, 40), {}),
+    "short lines": ("h+r w+s c, r s c k -> h w k", (9, 7, 32), (3, 3, 32, 600), {}),
+    "rows of two axes": ("a b d, d n -> b a n", (5, 20, 64), (64, 48), {}),
 }
 
 
@@ -78,10 +87,22 @@ def test_epilogues_store_halves():
 
 @pytest.mark.parametrize(
     ("lhs", "rhs"),
-    [((40, 40), (40, 50)), ((4, 64), (64, 50)), ((40, 64), (64, 12))],
-    ids=["depth of no whole tiles", "few rows", "few columns"],
+    [((40, 2), (2, 50)), ((4, 64), (64, 50))],
+    ids=["short depth", "few rows"],
 )
 def test_what_does_not_fill_tiles_goes_by_vectors(lhs, rhs):
     arrays = halves(np.random.default_rng(5), lhs, rhs)
     lowered, _ = lowered_halves(MATMUL, arrays, {}, TARGET, constants=(1,))
     assert not uses_tiles(lowered) and "fma_pairs" in print_kernel(lowered.calls[-1].kernel)
+
+
+@pytest.mark.parametrize("name", ["odd runs", "lines of several images", "short lines"])
+def test_infinity_reaches_only_the_windows_that_hold_it(name):
+    spec, lhs, rhs, sizes = SPECS[name]
+    arrays = halves(np.random.default_rng(6), lhs, rhs)
+    arrays[0].reshape(-1, lhs[-1])[lhs[-2] + 2, 1] = np.inf
+    lowered, shape = lowered_halves(spec, arrays, sizes, TARGET, constants=(1,))
+    found = run_emulated(lowered, arrays, aligned(shape, np.float32, np.nan))
+    attributes = {"spec": spec, "sizes": tuple(sizes.items())}
+    expected = contract_evaluate(attributes, *(a.astype(np.float64) for a in arrays))
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
