@@ -39,6 +39,10 @@ def kernel_of(name: str, dtype: DType, lanes: int) -> Kernel:
     return Kernel(name, buffers, (), (For(i, const(COUNT // max(1, lanes)), LoopKind.SERIAL, (inner,)),))
 
 
+SMALLEST_SIGMOID = 1.175497e-38
+"""Below the smallest normal float32, and a bit above, sigmoid is zero: subnormal numbers are slow."""
+
+
 def arguments(name: str, dtype: DType) -> list[np.ndarray]:
     """Random bit patterns, moderate values and special values, these at every lane position."""
     rng = np.random.default_rng(sum(map(ord, name)) + dtype.bits)
@@ -73,7 +77,8 @@ def reference(name: str, args: list[np.ndarray]) -> np.ndarray:
         return _erf(args[0].astype(np.float64)).astype(x.dtype)
     if name == "sigmoid":
         e = np.exp(-np.abs(x))
-        return np.where(x < 0, e, 1) / (1 + e)
+        result = np.where(x < 0, e, 1) / (1 + e)
+        return np.where(result < SMALLEST_SIGMOID, 0, result) if args[0].dtype == np.float32 else result
     if name == "rsqrt":
         return 1 / np.sqrt(x)
     return SCALAR_OPS[name].evaluate(*wide)
