@@ -6,9 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from math import prod
 
-from dlc.codegen.amx_blocking import amx_pays, choose_amx_blocking
 from dlc.codegen.amx_fixed import FIXED_DTYPES, AmxFixedKernel, fixed_sizes, fixed_weights_kernel
-from dlc.codegen.amx_macro import amx_kernel
 from dlc.codegen.amx_pairs import amx_pairs_kernel
 from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of
 from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking, register_tile
@@ -145,12 +143,7 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
         temporaries = (TensorType(problem.packed_dtype, (size,)),)
         source, panel = panel, Operand(OperandKind.TEMPORARY, 0)
         calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
-    if amx_pays(problem, target, threads, panels_from):
-        found = choose_amx_blocking(problem, target, threads, panels_from)
-        blocking = found.blocking
-        kernel = amx_kernel(problem, found, f"contract_{label}", size)
-    else:
-        kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
+    kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
     calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(blocking.overwritten))
     return Lowered(tuple(calls), temporaries, in_place)

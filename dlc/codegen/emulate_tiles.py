@@ -1,4 +1,4 @@
-"""Tile registers and three-part splitting for the emulator: their definition, in NumPy.
+"""Tile registers for the emulator: their definition, in NumPy.
 
 Tiles belong to a thread, as in hardware. It must not know kernels.
 """
@@ -14,7 +14,6 @@ from dlc.errors import VerificationError
 from dlc.ir.types import bfloat16
 
 _ROW_BYTES = 64
-_HALF, _UPPER = np.uint32(0x8000), np.uint32(0xFFFF0000)
 
 
 class _Registers(threading.local):
@@ -108,21 +107,6 @@ def tile_multiply_int8(target: int, left: int, right: int) -> None:
     c[:rows] += np.einsum("mkh,knh->mn", a[:rows, :groups], b[:groups])
 
 
-def split_parts(
-    array: Any, index: int, part_stride: int, watch: Any, slot: int, watch_stride: int, *values: np.float32
-) -> None:
-    """Write three parts of each value, and keep the extremes of their magnitudes."""
-    for number, value in enumerate(values):
-        rest = np.float32(value)
-        magnitude = np.uint32(rest.view(np.uint32) & np.uint32(0x7FFFFFFF))
-        watch[slot] = max(watch[slot], magnitude)
-        watch[slot + watch_stride] = min(watch[slot + watch_stride], magnitude - np.uint32(1))
-        for part in range(3):
-            rounded = ((rest.view(np.uint32) + _HALF) & _UPPER).view(np.float32)
-            array[index + part * part_stride + number] = rounded
-            rest = np.float32(rest - rounded)
-
-
 TILE_FUNCTIONS: dict[str, Any] = {
     function.__name__: function
     for function in (
@@ -133,7 +117,6 @@ TILE_FUNCTIONS: dict[str, Any] = {
         tile_store,
         tile_multiply,
         tile_multiply_int8,
-        split_parts,
     )
 }
 """What kernels' text calls."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dlc.codegen.amx_blocking import fma_cycles
 from dlc.codegen.amx_micro import BLOCK
 from dlc.codegen.contract_analysis import LoopAxis, Problem, extent_of, merge
 from dlc.codegen.contract_blocking import LOCAL, PACKED, Blocking, RegisterTile, Split, can_block, choose_blocking
+from dlc.codegen.contract_cost import fma_cycles
 from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, LANES, ROW_STEP_WORDS, STEP
 from dlc.codegen.target import CpuTarget
 from dlc.ir.types import float32
@@ -21,11 +21,16 @@ would not fit the cache."""
 FEWEST_ROWS = 8
 """A tile takes as long for fewer rows."""
 MOST_LOCAL_DEPTH = 4096
-STEP_CYCLES = 8 * 16 * 1.9
-"""Cycles of a step of one tile: eight products, slowed by memory and by what shares the core."""
-STORE_CYCLES = 250
-"""Cycles to store a tile through the epilogue."""
-ROW_CYCLES = 1.5
+STEP_CYCLES = 300
+"""Cycles of a step of one tile: eight products of 16, slowed by memory and, by half or twice that, by what shares the
+core: tile operations suffer from that more than multiply-adds do."""
+SHORT_DEPTH, LONG_FACTOR = 256, 1.35
+"""Fewer elements often want a fourth digit, which takes so much longer."""
+STORE_CYCLES = 100
+"""Cycles to store a tile through the epilogue, most of it while another is multiplied."""
+GAIN = 0.8
+"""Fixed point is used where its estimate is at most this part of the other's."""
+ROW_CYCLES = 1.0
 """Cycles to split an element of the rows."""
 FAR_WORD_CYCLES = 0.6
 """Cycles to fetch a word of weights that no near cache holds."""
@@ -78,7 +83,7 @@ def fixed_pays(problem: Problem, target: CpuTarget, threads: int, constants: fro
     """Whether fixed point is expected to be faster than fused multiply-adds, by estimated cycles."""
     if not fits_fixed(problem, target, constants):
         return False
-    return fixed_cycles(problem, target, threads) < 0.9 * fma_cycles(problem, target, threads, PACKED)
+    return fixed_cycles(problem, target, threads) < GAIN * fma_cycles(problem, target, threads, PACKED)
 
 
 def fixed_cycles(problem: Problem, target: CpuTarget, threads: int) -> float:
@@ -96,7 +101,8 @@ def _task_cycles(problem: Problem, found: FixedBlocking, row_parts: int, column_
     panels = -(-found.fallback.panels // column_parts)
     columns = 2 * panels if panels > 1 else -(-min(BLOCK, problem.columns[-1].extent) // LANES)
     groups = -(-rows // found.group_tiles)
-    work = rows * columns * (found.steps * STEP_CYCLES + STORE_CYCLES)
+    step = STEP_CYCLES * (LONG_FACTOR if problem.depth_count < SHORT_DEPTH else 1.0)
+    work = rows * columns * (found.steps * step + STORE_CYCLES)
     split = rows * LANES * found.steps * STEP * ROW_CYCLES
     return work + split + groups * columns * found.steps * COLUMN_STEP_WORDS * FAR_WORD_CYCLES + TASK_CYCLES
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from dlc.codegen.amx_blocking import amx_cycles, amx_pays, fma_cycles
 from dlc.codegen.contract_blocking import LOCAL, PACKED, RegisterTile, register_tile
+from dlc.codegen.contract_cost import fma_cycles
+from dlc.codegen.fixed_blocking import fixed_cycles, fixed_pays
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_problem import POINTS, REACH, STEP, WinogradProblem
 
@@ -128,7 +129,9 @@ def choose_winograd(found: WinogradProblem, target: CpuTarget, threads: int, con
     problem = found.problem
     source = PACKED if constant else LOCAL
     fma = fma_cycles(problem, target, threads, source) + _fetch(problem.sizes[problem.panel_operand], target)
-    other = amx_cycles(problem, target, threads, source) if amx_pays(problem, target, threads, source) else fma
+    constants = frozenset({problem.panel_operand}) if constant else frozenset()
+    fixed = fixed_pays(problem, target, threads, constants)
+    other = fixed_cycles(problem, target, threads) if fixed else fma
     return blocking if cycles < GAIN * other / threads else None
 
 

@@ -158,25 +158,6 @@ class Barrier:
 
 
 @dataclass(frozen=True)
-class SplitParts:
-    """Write float32 ``values`` as three bfloat16 parts each, and watch their magnitudes.
-
-    Value v's part p (0 the leading one, each the rounded rest of those before, halves away from zero) goes to
-    ``buffer[index + p * part_stride + v]``. ``watch``, a uint32 buffer, keeps at ``slot`` the greatest magnitude,
-    as the bits of a float32, and at ``slot + watch_stride`` the least but zero, less one. Parts are meaningful
-    where no magnitude is near the limits of float32.
-    """
-
-    buffer: str
-    index: Expr
-    part_stride: int
-    values: tuple[Expr, ...]
-    watch: str
-    slot: Expr
-    watch_stride: int
-
-
-@dataclass(frozen=True)
 class TileConfigure:
     """Make the eight tile registers of a thread ready: tile t has ``rows[t]`` rows of 64 bytes."""
 
@@ -240,7 +221,6 @@ Stmt = Union[
     Prefetch,
     Transpose,
     Barrier,
-    SplitParts,
     TileConfigure,
     TileRelease,
     TileZero,

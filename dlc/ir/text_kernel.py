@@ -25,7 +25,6 @@ from dlc.ir.kernel import (
     Let,
     LoopKind,
     Prefetch,
-    SplitParts,
     Stmt,
     Store,
     TileConfigure,
@@ -55,7 +54,7 @@ RESERVED = frozenset(
     {*SCALAR_OPS, *DTYPES, *keyword.kwlist, *(kind.value for kind in LoopKind)}
     | {"range", "local", "shared", "window", "cast", "fma", "fma_pairs", "nearest", "horizontal", "inf", "nan"}
     | {"prefetch", "transpose", "barrier"}
-    | {"split_parts", "tile_configure", "tile_release", "tile_zero", "tile_load", "tile_store", "tile_multiply"}
+    | {"tile_configure", "tile_release", "tile_zero", "tile_load", "tile_store", "tile_multiply"}
     | {"tile_multiply_int8"}
 )
 _DEEP = 16
@@ -205,8 +204,6 @@ class _Printer:
                 self.put(depth, f"transpose({', '.join(sides)}, {statement.size}{rows})")
             case Barrier():
                 self.put(depth, "barrier()")
-            case SplitParts():
-                self.split(statement, depth)
             case TileConfigure(rows=rows):
                 self.put(depth, f"tile_configure({rows})")
             case TileRelease():
@@ -248,12 +245,6 @@ class _Printer:
             self.put(depth, f"{target} {INFIX[statement.op]}= {self.expr(value, depth)}")
         else:
             self.put(depth, f"{target} = {statement.op}({target}, {self.expr(value, depth)})")
-
-    def split(self, statement: SplitParts, depth: int) -> None:
-        target = f"{self.buffer(statement.buffer)}, {self.expr(statement.index, depth)}, {statement.part_stride}"
-        slot = f"{self.buffer(statement.watch)}, {self.expr(statement.slot, depth)}, {statement.watch_stride}"
-        values = ", ".join(self.expr(value, depth) for value in statement.values)
-        self.put(depth, f"split_parts({target}, {slot}, {values})")
 
     def expr(self, expr: Expr, depth: int) -> str:
         """Return the text of ``expr``, after temporaries for what it shares or nests too deeply."""

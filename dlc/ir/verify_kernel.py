@@ -24,7 +24,6 @@ from dlc.ir.kernel import (
     LoopKind,
     Prefetch,
     Space,
-    SplitParts,
     Stmt,
     Store,
     TileConfigure,
@@ -145,8 +144,6 @@ class _Checker:
                 self.transpose(statement, scope)
             case Barrier():
                 pass
-            case SplitParts():
-                self.split(statement, scope)
             case TileConfigure() | TileRelease() | TileZero() | TileLoad() | TileStore() | TileMultiply():
                 self.tile(statement, scope)
             case _:
@@ -204,18 +201,6 @@ class _Checker:
             self.fail(f"{statement.op!r} is not a binary scalar function", statement)
         elif SCALAR_OPS[statement.op].result != "same" or dtype.kind not in SCALAR_OPS[statement.op].domain:
             self.fail(f"{statement.op} does not combine {dtype} values into one", statement)
-
-    def split(self, statement: SplitParts, scope: _Scope) -> None:
-        for name, dtype in ((statement.buffer, bfloat16), (statement.watch, uint32)):
-            buffer = self.buffer(name, scope, statement)
-            if buffer.dtype is not dtype or not buffer.writable:
-                self.fail(f"parts want a writable buffer of {dtype}, which {name} is not", statement)
-        self.index(statement.index, scope, statement)
-        self.index(statement.slot, scope, statement)
-        if len(statement.values) not in (1, 2):
-            self.fail("one value or a pair is split", statement)
-        if any(self.dtype(value, scope, statement) is not float32 for value in statement.values):
-            self.fail("only float32 values are split", statement)
 
     def tile(self, statement: Stmt, scope: _Scope) -> None:
         """Check the tile operations: eight tiles of up to 16 rows, one thread's, outside of vector loops."""

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amx_targets import AMX, FMA, HOST, needs_amx
 from contract_native import Native, aligned, run_emulated, type_of
-from test_amx import AMX as PARTS
-from test_amx import CONV, FMA, HOST, MATMUL, needs_amx
 
 from dlc.codegen import contract_schedule
 from dlc.codegen.contract_schedule import lower_contraction
 from dlc.codegen.fixed_blocking import fits_fixed
+from dlc.codegen.llvm_target import host_target
 from dlc.codegen.target import CpuTarget
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec
 from dlc.ir.epilogue import Epilogue, no_epilogue
@@ -23,8 +23,8 @@ from dlc.ir.text_kernel import print_kernel
 from dlc.ir.types import float32, tensor_type
 from dlc.ir.verify_kernel import verify
 
-AMX = replace(PARTS, features=tuple(sorted((*PARTS.features, "amx-int8"))))
-"""A processor with AMX for bytes, wherever the tests run."""
+MATMUL = "m k, k n -> m n"
+CONV = "n h+r w+s c, r s c k -> n h w k"
 SPECS = {
     "matmul": (MATMUL, (37, 300), (300, 70), {}),
     "whole tiles": (MATMUL, (64, 256), (256, 64), {}),
@@ -350,3 +350,8 @@ def test_cost_model():
     assert not _chosen(1024, 48, 1024, AMX)
     assert not _chosen(1, 4096, 4096, AMX)
     assert not _chosen(1024, 1024, 8, AMX)
+
+
+def test_restrictions_turn_it_off():
+    assert not host_target("avx512").has("amx-int8")
+    assert not host_target("-amx-int8").has("amx-int8")
