@@ -2,18 +2,22 @@
 
 Runs last, on primitives. A value that a contraction reads is rounded where it is made, and every other reader
 takes the rounded value too, so that one copy is stored; inputs, weights and outputs of the graph keep their values
-for everybody else. Rounding moves up through nodes that only move or choose elements. It must not know targets:
-its options say whether rounded values are kept as bfloat16 or, where that has no unit of its own, as float32.
+for everybody else, and so do normed values with each element of which contractions do so much that storing another
+copy costs little: the sums that run through a transformer lose most by rounding. Rounding moves up through nodes that only
+move or choose elements. It must not know targets: its options say whether rounded values are kept as bfloat16 or,
+where that has no unit of its own, as float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
 from dlc.ir.builder import Builder
+from dlc.ir.contraction import infer_extents, parse_spec
 from dlc.ir.cost import distinct
 from dlc.ir.expr import Apply, Const
 from dlc.ir.graph import Graph, Node, Value
@@ -25,6 +29,10 @@ from dlc.passes.split_operands import split_operands
 
 _CHOOSING = (None, "maximum", "minimum")
 """Combiners whose result is one of their operands."""
+
+
+MUCH_WORK = 4096
+"""Operations of contractions with an element beside which a float32 copy of it costs a few percent at most."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,48 @@ def _rounded_values(graph: Graph) -> set[Value]:
     return found
 
 
+def _worked_values(graph: Graph) -> set[Value]:
+    """Return the normed values with each element of which contractions do much work."""
+    work: dict[Value, float] = {}
+    for node in reversed(graph.nodes):
+        if not all(t.is_static for t in (*node.input_types, *node.output_types)):
+            continue
+        if _is_contraction(node):
+            done = _operations(node)
+        elif node.outputs[0] in work and _only_chooses(node):
+            done = work[node.outputs[0]]
+        else:
+            continue
+        for value in _floats(node):
+            work[value] = work.get(value, 0.0) + done
+    much = {value for value, done in work.items() if done >= MUCH_WORK * int(value.type.size)}  # type: ignore[arg-type]
+    return much & _normed_values(graph) if much else much
+
+
+def _normed_values(graph: Graph) -> set[Value]:
+    """Return the values made of reductions, and of nothing after them but such: norms along rows, for instance.
+
+    Their kernels store another copy in passing; the epilogue of a contraction stores one result only.
+    """
+    found: set[Value] = set()
+    for node in graph.nodes:
+        if node.op.has(Trait.CONTRACTION) or node.op.compute is None or len(node.outputs) != 1:
+            continue
+        if not all(t.is_static for t in (*node.input_types, *node.output_types)):
+            continue
+        compute = node.op.compute(node.input_types, node.output_types, node.attributes)
+        if compute.combiner is not None or any(v in found for v in node.inputs):
+            found.add(node.outputs[0])
+    return found
+
+
+def _operations(node: Node) -> float:
+    """Return the multiplications and additions of a contraction of static shape."""
+    lhs, rhs = node.input_types
+    extents = infer_extents(parse_spec(node.attributes["spec"]), lhs.shape, rhs.shape, dict(node.attributes["sizes"]))
+    return 2.0 * prod(int(extent) for extent in extents.values())  # type: ignore[call-overload]
+
+
 def _floats(node: Node) -> Iterator[Value]:
     return (v for v in node.inputs if v.type.dtype is float32)
 
@@ -91,6 +141,9 @@ class _Rounding:
         self.rounded = rounded
         self.builder = Builder(graph.name)
         self.kept = {*graph.inputs, *graph.outputs}
+        self.worked = _worked_values(graph)
+        self.wide: set[Value] = set()
+        """Values that are there in float32 beside their rounded form."""
         self.narrow: dict[Value, Value] = {}
         self.makers: dict[Value, Node] = {}
 
@@ -111,6 +164,7 @@ class _Rounding:
             self.narrow[node.outputs[0]] = self.builder.emit(node.op, operands, node.attributes)[0]
         else:
             self.builder.append(with_inputs(node, {v: self.read(v) for v in _floats(node)}))
+            self.wide.update(v for v in node.outputs if v in self.worked)
         for value in node.outputs:
             if value in self.rounded and value not in self.kept:
                 self.narrowed(value)
@@ -142,7 +196,7 @@ class _Rounding:
 
     def read(self, value: Value) -> Value:
         """Return what nodes other than contractions read for ``value``: each its own widening, to fuse with it."""
-        if value in self.kept or value not in self.narrow or self.is_literal(value):
+        if value in self.kept or value in self.wide or value not in self.narrow or self.is_literal(value):
             return value
         return self.builder.cast_to(self.narrow[value], float32)
 

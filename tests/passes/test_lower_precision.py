@@ -170,3 +170,30 @@ def test_regions_are_lowered_too() -> None:
         *("float32", "bfloat16") * 2,
         *("float32", "float32"),
     ]
+
+
+@pytest.mark.parametrize(("columns", "normed", "kept"), [(2000, True, False), (3000, True, True), (3000, False, False)])
+def test_normed_values_that_contractions_do_much_work_with_stay_float32_for_others(columns, normed, kept) -> None:
+    graph = graph_of(
+        f"""
+  input %x: float32[8, 16] data
+  input %w: float32[16, {columns}] data
+  %a = reduce_sum(%x) {{axes=(1,)}}
+  %b = broadcast(%a) {{dims=(0,), shape=(8, 16)}}
+  %0 = {"div(%x, %b)" if normed else "tanh(%x)"}
+  %1 = reshape(%0) {{shape=(16, 8)}}
+  %2 = contract(%1, %w) {{spec="k m, k n -> m n"}}
+  %3 = exp(%0)
+  output "y" = %2
+  output "z" = %3
+  output "b" = %b
+"""
+    )
+    rounded = stored(graph)
+    exp = next(node for node in rounded.nodes if node.op.name == "exp")
+    made = {node.outputs[0]: node.op.name for node in rounded.nodes}
+    assert (made[exp.inputs[0]] != "cast") == kept
+    x, w = np.linspace(1, 2, 128, dtype=np.float32).reshape(8, 16), np.ones((16, columns), np.float32)
+    value = x / x.sum(1, keepdims=True) if normed else np.tanh(x)
+    z = interpret(rounded, {"x": x, "w": w})["z"]
+    np.testing.assert_allclose(z, np.exp(value if kept else half(value)), rtol=1e-6)
