@@ -12,6 +12,7 @@ from math import prod
 from dlc.codegen.compute_group import ComputeGroup
 from dlc.codegen.contract_schedule import lower_contraction
 from dlc.codegen.lower_group import lower_group
+from dlc.codegen.lower_slices import lower_slices
 from dlc.codegen.target import CpuTarget
 from dlc.errors import CompileError
 from dlc.ir.compute import Compute
@@ -32,21 +33,24 @@ def lower_contract_group(
     threads: int,
     constants: Collection[int] = (),
 ) -> Lowered:
-    """Return the calls of a body with one contraction and pointwise nodes around its result.
+    """Return the calls of a body with one contraction and pointwise nodes that follow it.
 
     ``constants`` numbers the ``inputs`` known to be the same in every run.
     """
     contraction = next(n for n in nodes if n.op.has(Trait.CONTRACTION))
     position = {v: k for k, v in enumerate(inputs)}
-    if any(v not in position for v in contraction.inputs) or len(outputs) != 1:
-        raise CompileError(f"{contraction!r}: a fused contraction takes its operands as they are and has one result")
+    if any(v not in position for v in contraction.inputs):
+        raise CompileError(f"{contraction!r}: a fused contraction takes its operands as they are")
     rest = [n for n in nodes if n is not contraction]
     fixed = frozenset(k for k, v in enumerate(contraction.inputs) if position[v] in constants)
     if not rest:
         lowered = _contract(contraction, no_epilogue(contraction.outputs[0].type.dtype), target, threads, fixed)
         return renumber(lowered, [position[v] for v in contraction.inputs])
+    sliced = lower_slices(contraction, rest, inputs, outputs, target, threads, fixed)
+    if sliced is not None:
+        return sliced
     group = ComputeGroup((*inputs, contraction.outputs[0]), rest)
-    found = epilogue_of(contraction, group, outputs[0])
+    found = epilogue_of(contraction, group, outputs[0]) if len(outputs) == 1 else None
     if found is None:
         return _separately(contraction, rest, inputs, outputs, target, threads, fixed)
     epilogue, extra = found
@@ -144,7 +148,8 @@ def _separately(
     }
     moves[Operand(OperandKind.INPUT, len(inputs))] = between
     calls += [_moved(c, moves) for c in second.calls]
-    return Lowered(tuple(calls), (*first.temporaries, *second.temporaries, contraction.outputs[0].type))
+    in_place = tuple((written, read) for written, read in second.in_place if read < len(inputs))
+    return Lowered(tuple(calls), (*first.temporaries, *second.temporaries, contraction.outputs[0].type), in_place)
 
 
 def _moved(call: KernelCall, moves: dict[Operand, Operand]) -> KernelCall:

@@ -2,8 +2,9 @@
 
 Decides by the kind of a node and by how it reads its operands, never by its name:
 pointwise groups, row groups (reductions with what is computed along their rows),
-contractions with their epilogues. Nodes that only say where to read are copied to
-their readers. It must not know how groups are computed.
+contractions with their epilogues or with what reads slices of their columns.
+Nodes that only say where to read are copied to their readers. It must not know
+how groups are computed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dlc.passes.fuse_groups import GroupKind
 from dlc.passes.fuse_kinds import NodeKind
 from dlc.passes.fuse_pointwise import pointwise
 from dlc.passes.fuse_rows import in_rows, reduction
+from dlc.passes.fuse_slices import join_slices
 from dlc.passes.fuse_state import FuseOptions, Grouping
 from dlc.passes.regions import map_regions
 
@@ -53,3 +55,4 @@ def group_nodes(state: Grouping) -> None:
                     pointwise(state, node, position)
             case NodeKind.REDUCTION:
                 reduction(state, node, position)
+    join_slices(state)

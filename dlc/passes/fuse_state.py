@@ -25,7 +25,8 @@ class FuseOptions:
     ``most_nodes`` and ``most_weight`` (work per element) bound every group, ``most_epilogue_*`` what follows a
     contraction, ``most_sealed_weight`` what is computed where a reader moves it to, ``most_window_weight`` what
     is computed again for every window. Rows that are not contiguous stay in one kernel up to
-    ``most_rows_in_cache`` elements.
+    ``most_rows_in_cache`` elements. Contractions of up to ``most_sliced_rows`` rows are joined by what reads
+    slices of their columns.
     """
 
     most_nodes: int = 64
@@ -35,6 +36,7 @@ class FuseOptions:
     most_sealed_weight: int = 64
     most_window_weight: int = 12
     most_rows_in_cache: int = 4096
+    most_sliced_rows: int = 32
 
 
 class Grouping:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -83,9 +83,10 @@ def check_node(
     emulated: bool = True,
     target: CpuTarget = HOST,
     tolerance: float = 2e-5,
+    constants: Collection[int] = (),
 ) -> Lowered:
     """Lower ``node`` and compare the emulator and machine code with the definition."""
-    lowered = lower(node, target, threads)
+    lowered = lower(node, target, threads, constants)
     wanted = expected_of(node, inputs)
     floor = max([0.0, *(float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in inputs if x.dtype.kind == "f")])
     runs = [run_lowered(lowered, node, inputs, target)]

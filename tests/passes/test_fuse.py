@@ -361,3 +361,43 @@ def test_deep_chains_do_not_recurse() -> None:
     result = fuse(b.finish())
     assert len(result.nodes) < 1000
     verify_graph(result)
+
+
+def gates(b: Builder, made: Value, count: int) -> list[Value]:
+    """Cut the columns of a product into gates."""
+    rows, columns = made.type.shape
+    width = columns // count
+    return [b.slice(made, starts=(0, k * width), limits=(rows, (k + 1) * width)) for k in range(count)]
+
+
+def gated(b: Builder, x: Value, w: Value) -> Value:
+    i, f = gates(b, product(b, x, w), 2)
+    return b.mul(b.sigmoid(i), b.tanh(f))
+
+
+def test_what_reads_slices_of_few_rows_joins_the_contraction() -> None:
+    assert fused(make(gated, (8, 24), (24, 64))) == [["contract", "sigmoid", "tanh", "mul"]]
+
+
+def test_what_reads_slices_of_many_rows_stays_apart() -> None:
+    rows = FuseOptions().most_sliced_rows + 1
+    assert fused(make(gated, (rows, 24), (24, 64))) == [["contract"], ["sigmoid", "tanh", "mul"]]
+
+
+def test_a_contraction_that_others_read_whole_is_not_joined() -> None:
+    def function(b: Builder, x: Value, w: Value) -> tuple[Value, ...]:
+        made = product(b, x, w)
+        i, f = gates(b, made, 2)
+        return b.mul(b.sigmoid(i), f), made
+
+    assert fused(make(function, (8, 24), (24, 64))) == [["contract"], ["sigmoid", "mul"]]
+
+
+def test_slices_join_with_what_is_added_to_the_product() -> None:
+    def function(b: Builder, x: Value, w: Value, shift: Value, c: Value) -> tuple[Value, ...]:
+        i, f, g, o = gates(b, b.add(product(b, x, w), shift), 4)
+        c = b.add(b.mul(b.sigmoid(f), c), b.mul(b.sigmoid(i), b.tanh(g)))
+        return b.mul(b.sigmoid(o), b.tanh(c)), c
+
+    found = fused(make(function, (8, 24), (24, 64), (8, 64), (8, 16)))
+    assert len(found) == 1 and found[0][:2] == ["contract", "add"]

@@ -1,0 +1,62 @@
+"""Fusion rule: pointwise groups that read a contraction's result in slices of its columns join it.
+
+So the gates of a recurrent step, all of which one product makes, are computed by the tasks that multiply.
+"""
+
+from __future__ import annotations
+
+from dlc.passes.fuse_groups import Group, GroupKind
+from dlc.passes.fuse_kinds import NodeKind, shape_size
+from dlc.passes.fuse_state import OUTSIDE, Grouping
+
+
+def join_slices(state: Grouping) -> None:
+    """Join every contraction of few rows with the one pointwise group that reads its result, if it does so in slices.
+
+    The groups must be complete. Of more rows, a task would keep more of the result than its nearest cache holds.
+    """
+    for number, group in enumerate(state.forest.groups):
+        if group.nodes and group.kind is GroupKind.POINTWISE:
+            for source in sorted({state.forest.find(i) for i in group.inputs}):
+                if state.forest.group(source).kind is GroupKind.CONTRACTION and _joins(state, source, number):
+                    _join(state, source, number)
+                    break
+
+
+def _joins(state: Grouping, source: int, number: int) -> bool:
+    contraction, group = state.forest.group(source), state.forest.group(number)
+    made = contraction.nodes[-1].outputs[0]
+    columns = contraction.shape[-1] if contraction.shape else 1
+    rows = shape_size(contraction.shape) // max(columns, 1)
+    if rows > state.options.most_sliced_rows or group.crosses or len(contraction.shape) != len(group.shape):
+        return False
+    if contraction.shape[:-1] != group.shape[:-1] or not 0 < group.shape[-1] < columns or columns % group.shape[-1]:
+        return False
+    if len(contraction.nodes) + len(group.nodes) > state.options.most_nodes:
+        return False
+    if contraction.weight + group.weight > state.options.most_weight:
+        return False
+    members = set(group.nodes)
+    readers = state.uses.get(made, [OUTSIDE])
+    if OUTSIDE in readers or any(state.graph.nodes[r] not in members for r in readers):
+        return False
+    if any(made in node.inputs for node in group.nodes):
+        return False
+    starts = {state.forest.find(i) for i in (*contraction.inputs, *group.inputs)} - {source, number}
+    return _made_once(state, contraction) and not state.forest.reaches({source, number}, starts)
+
+
+def _made_once(state: Grouping, contraction: Group) -> bool:
+    """Tell whether nothing but the last value of a contraction's group is read outside of it."""
+    members = set(contraction.nodes)
+    for node in contraction.nodes[:-1]:
+        for reader in state.uses.get(node.outputs[0], [OUTSIDE]):
+            if reader == OUTSIDE or state.graph.nodes[reader] not in members:
+                return False
+    return state.facts[contraction.nodes[0]].kind is NodeKind.CONTRACTION
+
+
+def _join(state: Grouping, source: int, number: int) -> None:
+    inputs = state.forest.group(source).inputs | state.forest.group(number).inputs
+    joined = state.forest.merge(source, number)
+    state.forest.group(joined).inputs = {i for i in map(state.forest.find, inputs) if i != joined}
