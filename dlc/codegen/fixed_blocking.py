@@ -32,8 +32,8 @@ GAIN = 0.8
 """Fixed point is used where its estimate is at most this part of the other's."""
 ROW_CYCLES = 1.0
 """Cycles to split an element of the rows."""
-FAR_WORD_CYCLES = 0.6
-"""Cycles to fetch a word of weights that no near cache holds."""
+WORD_CYCLES = 0.1
+"""Cycles to fetch a word of weights, most of them while tiles are multiplied."""
 TASK_CYCLES = 8000
 
 
@@ -104,7 +104,7 @@ def _task_cycles(problem: Problem, found: FixedBlocking, row_parts: int, column_
     step = STEP_CYCLES * (LONG_FACTOR if problem.depth_count < SHORT_DEPTH else 1.0)
     work = rows * columns * (found.steps * step + STORE_CYCLES)
     split = rows * LANES * found.steps * STEP * ROW_CYCLES
-    return work + split + groups * columns * found.steps * COLUMN_STEP_WORDS * FAR_WORD_CYCLES + TASK_CYCLES
+    return work + split + groups * columns * found.steps * COLUMN_STEP_WORDS * WORD_CYCLES + TASK_CYCLES
 
 
 def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> FixedBlocking:
