@@ -33,6 +33,8 @@ from dlc.codegen.fixed_point import (
 from dlc.codegen.fixed_tiles import (
     LINE,
     LONG,
+    LONG_ROWS,
+    SHORT,
     SUMS,
     fixed_epilogue_kernel,
     fixed_tiles_and_epilogue_kernel,
@@ -63,9 +65,10 @@ MOST_LOSS = 0.25
 """Bound of the losses of rows and columns together (see ``fixed_point``): just below what a chain loses."""
 LAST_DIGIT = 2.0**-16
 """What a fourth digit leaves of a loss of three."""
-FEWEST_TERMS = 12
+FEWEST_TERMS = 4
 """Of fewer terms that count all may be small beside their scales."""
-REFUSED = LONG + 1
+PRECISIONS = (SHORT, LONG_ROWS, LONG)
+COLUMN_FACTS = (ZEROS, LOST, SCARCE)
 ROW_FACTS = ("loss", "few", "thin")
 FIXED_DTYPES = (uint32, uint32, float32)
 """Of the words, the last digits and the facts of weights."""
@@ -105,15 +108,16 @@ class AmxFixedKernel(MacroKernel):
         panels = -(-blocking.panels // blocking.column_chunks)
         first, group_rows = scaled(Var("rc"), tiles), found.group_tiles * LANES
         first_tile = scaled(Var("cc"), 2 * panels)
+        accepted = apply("equal", Load("refused", ZERO, int32), const(0, int32))
         group: tuple[Stmt, ...] = (
             Let(Var("row_first"), total(Var("chunk_first"), scaled(Var("rg"), group_rows))),
             If(
-                apply("less", Var("row_first"), Var("chunk_end")),
+                apply("bit_and", accepted, apply("less", Var("row_first"), Var("chunk_end"))),
                 (
                     Let(Var("row_end"), least(total(Var("row_first"), const(group_rows)), Var("chunk_end"))),
                     Let(Var("row_tiles"), self._tiles_of(apply("sub", Var("row_end"), Var("row_first")))),
                     *self._split_rows(),
-                    *self._multiply(),
+                    If(accepted, tuple(self._multiply())),
                 ),
             ),
         )
@@ -121,22 +125,22 @@ class AmxFixedKernel(MacroKernel):
         statements: list[Stmt] = [
             *(Alloc(Buffer(name, float32, LANES, Space.LOCAL)) for name in scratch),
             *(Alloc(Buffer(name, float32, found.group_tiles, Space.LOCAL)) for name in ROW_FACTS),
+            Alloc(Buffer("worst", float32, len(COLUMN_FACTS), Space.LOCAL)),
             Alloc(Buffer("refused", int32, 1, Space.LOCAL)),
             Alloc(Buffer("row_words", uint32, found.group_tiles * self.row_words, Space.LOCAL)),
             Alloc(Buffer("row_scales", float32, group_rows, Space.LOCAL)),
             Alloc(Buffer("sums", int32, 2 * SUMS, Space.LOCAL)),
             Alloc(Buffer("pending", int32, 1, Space.LOCAL)),
-            Store("refused", ZERO, const(0, int32)),
             Let(Var("chunk_first"), self._start(first)),
             Let(Var("chunk_end"), self._start(least(total(first, const(tiles)), blocking.tile_count))),
             Let(Var("first_tile"), first_tile),
             Let(Var("tile_end"), least(total(first_tile, const(2 * panels)), self.tiles)),
+            *self._judge_columns(),
             TileConfigure((LANES,) * 8),
             For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]
-        refused = apply("equal", Load("refused", ZERO, int32), const(1, int32))
-        return [*statements, If(refused, tuple(MacroKernel(self.problem, found.fallback)._task()))]
+        return [*statements, If(accepted, (), tuple(MacroKernel(self.problem, found.fallback)._task()))]
 
     def _start(self, tile: Expr) -> Expr:
         """Return the first row of a tile of the fallback, by which tasks are cut."""
@@ -150,23 +154,40 @@ class AmxFixedKernel(MacroKernel):
 
     # -- what scales lose --------------------------------------------------------------------------
 
+    def _judge_columns(self) -> list[Stmt]:
+        """Find the worst facts of the task's columns."""
+        at = total(scaled(self._column_tile(total(Var("first_tile"), Var("t"))), FACTS * LANES), const(LANES))
+        keep = []
+        for fact in COLUMN_FACTS:
+            known, new = Load("worst", const(fact), float32), Load("facts", total(at, const(fact)), float32)
+            keep.append(Store("worst", const(fact), apply("maximum", known, new)))
+        count = apply("sub", Var("tile_end"), Var("first_tile"))
+        return [
+            Store("refused", ZERO, const(0, int32)),
+            *(Store("worst", const(fact), const(0.0, float32)) for fact in COLUMN_FACTS),
+            For(Var("t"), count, LoopKind.SERIAL, tuple(keep)),
+        ]
+
+    def _judge_rows(self) -> list[Stmt]:
+        """Refuse the task if a tile of its rows would lose more than a chain with any column even with four digits."""
+        zeros, lost, scarce = (Load("worst", const(fact), float32) for fact in COLUMN_FACTS)
+        loss, few, thin = (Load(name, Var("t"), float32) for name in ROW_FACTS)
+        both = apply("add", apply("mul", zeros, loss), apply("mul", lost, few))
+        enough = apply("less_equal", both, const(MOST_LOSS / LAST_DIGIT, float32))
+        several = apply("less_equal", apply("mul", scarce, thin), const(1 / FEWEST_TERMS, float32))
+        return [If(apply("bit_and", enough, several), (), (Store("refused", ZERO, const(1, int32)),))]
+
     def _judge(self) -> list[Stmt]:
         """Choose the precision of a pair of tiles: the shortest that is expected to lose less than a chain."""
         at = total(scaled(self._column_tile(Var("column_tile")), FACTS * LANES), const(LANES))
-        zeros, lost, scarce = (Load("facts", total(at, const(n)), float32) for n in (ZEROS, LOST, SCARCE))
-        loss, few, thin = (Load(name, Var("b"), float32) for name in ROW_FACTS)
+        zeros, lost = (Load("facts", total(at, const(fact)), float32) for fact in (ZEROS, LOST))
+        loss, few = (Load(name, Var("b"), float32) for name in ("loss", "few"))
         rows, columns = apply("mul", zeros, loss), apply("mul", lost, few)
-        losses = [apply("add", rows, columns)]
-        losses.append(apply("add", apply("mul", rows, const(LAST_DIGIT, float32)), columns))
-        losses.append(apply("mul", losses[0], const(LAST_DIGIT, float32)))
-        verdict: Expr = const(REFUSED)
+        losses = [apply("add", rows, columns), apply("add", apply("mul", rows, const(LAST_DIGIT, float32)), columns)]
+        verdict: Expr = const(LONG)
         for precision, amount in reversed(list(enumerate(losses))):
             verdict = select(apply("less_equal", amount, const(MOST_LOSS, float32)), const(precision), verdict)
-        several = apply("less_equal", apply("mul", scarce, thin), const(1 / FEWEST_TERMS, float32))
-        return [
-            Let(Var("verdict"), select(several, verdict, const(REFUSED))),
-            If(apply("equal", Var("verdict"), const(REFUSED)), (Store("refused", ZERO, const(1, int32)),)),
-        ]
+        return [Let(Var("verdict"), verdict)]
 
     def _split_rows(self) -> list[Stmt]:
         """Split the group's rows; those that fill up the last tile repeat the last row."""
@@ -190,7 +211,8 @@ class AmxFixedKernel(MacroKernel):
             each(measuring),
             Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in measures), *judged), ()),
             *(Store(name, Var("t"), Horizontal("maximum", f"lane_{name}", ZERO, LANES, float32)) for name in ROW_FACTS),
-            each(splitting),
+            *self._judge_rows(),
+            If(apply("equal", Load("refused", ZERO, int32), const(0, int32)), (each(splitting),)),
         )
         return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, tile)]
 
@@ -265,12 +287,12 @@ class AmxFixedKernel(MacroKernel):
         ahead = total(apply("mul", Var("b"), scaled(Var("lines"), LINE * steps)), const(self.column_words))
         scalars: tuple[Expr, ...] = (const(steps), ahead, Var("lines"))
         if waiting is None:
-            calls = [Call(fixed_tiles_kernel(precision), windows, scalars) for precision in range(REFUSED)]
+            calls = [Call(fixed_tiles_kernel(precision), windows, scalars) for precision in PRECISIONS]
         else:
             spec, others, more = self._results(*waiting)
             windows, scalars = (*windows, *others), (*scalars, *more, const(-(-LANES // steps)))
             calls = [
-                Call(fixed_tiles_and_epilogue_kernel(precision, spec), windows, scalars) for precision in range(REFUSED)
+                Call(fixed_tiles_and_epilogue_kernel(precision, spec), windows, scalars) for precision in PRECISIONS
             ]
         otherwise: tuple[Stmt, ...] = ()
         for precision, call in reversed(list(enumerate(calls))):

@@ -305,7 +305,9 @@ def test_random_matmuls(monkeypatch):
         assert _errors(out, MATMUL, arrays, {})[0] < 3e-7, (m, n, k, threads, target.l2_bytes)
 
 
-@pytest.mark.parametrize("kinds", ["random random", "uniform relu", "heavy tails|heavy tails", "wide random"])
+@pytest.mark.parametrize(
+    "kinds", ["random random", "uniform relu", "heavy tails|heavy tails", "wide random", "dead rows|random"]
+)
 @pytest.mark.parametrize("name", ["ragged", "conv"])
 def test_emulated_kernels(monkeypatch, name, kinds):
     spec, lhs, rhs = {
