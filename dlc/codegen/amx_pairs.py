@@ -95,7 +95,7 @@ class AmxPairsKernel(MacroKernel):
 
     def _lines_ahead(self) -> Expr:
         """Return how many lines of the next panel each step of a block asks for."""
-        if self.blocking.panels_from == LOCAL or not self.found.far:
+        if self.blocking.panels_from == LOCAL or self.blocking.block_panels == 1:
             return ZERO
         lines, asks = self.panel_size // LINE, scaled(Var("row_blocks"), self.found.runs.steps)
         return apply("floor_div", total(asks, const(lines - 1)), asks)

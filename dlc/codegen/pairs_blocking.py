@@ -17,18 +17,20 @@ FEWEST_ROWS = 8
 """A tile product takes as long for fewer rows: vectors of pairs do those as fast."""
 LEAST_FILLED = 1 / 8
 """Part of a panel and of a run's tiles that should be numbers and not filling."""
-PRODUCT_CYCLES, IN_PLACE_PRODUCT_CYCLES = 34.0, 36.0
-"""Cycles of a tile product with its load, from copied rows or rows as they lie, slowed by what shares the core."""
+PRODUCT_CYCLES = 34
+"""Cycles of a tile product with its load, slowed by what shares the core."""
 STORE_CYCLES = 150
 """Cycles to store a tile through the epilogue."""
 COPY_CYCLES, RUN_CYCLES = 5, 8
 """Cycles to copy a step of a row, and to begin a run."""
-FETCH_CYCLES = 40
-"""Cycles to fetch a tile of weights that no near cache holds."""
+FETCH_CYCLES, FIRST_FETCH_CYCLES = 10, 100
+"""Cycles to fetch a tile of weights that no near cache holds: asked for before, or of a task's first panel."""
 PACK_CYCLES = 0.5
 TASK_CYCLES = 4000
 MOST_TASKS = 8
 """Tasks of a thread at most."""
+UNFAIRNESS = 0.06
+"""Part of the time that is lost where every thread has one task: cores are not equally fast."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,7 @@ class Lines:
 class PairsBlocking:
     """How a contraction is cut: ``blocking`` has the tasks, each of ``chunk_tiles`` row tiles.
 
-    Rows are multiplied as they lie in ``lines``, or copied, ``group_tiles`` row tiles at a time. ``far``: the panels
-    of a task do not stay in its cache.
+    Rows are multiplied as they lie in ``lines``, or copied, ``group_tiles`` row tiles at a time.
     """
 
     blocking: Blocking
@@ -63,7 +64,6 @@ class PairsBlocking:
     rows: int
     chunk_tiles: int
     group_tiles: int
-    far: bool
 
     @property
     def width(self) -> int:
@@ -127,9 +127,8 @@ def choose_pairs_blocking(problem: Problem, target: CpuTarget, threads: int, pan
                     continue
                 group = -(-chunk // -(-chunk // fitting))
                 blocking = replace(base, row_chunks=parts, column_chunks=wanted, block_panels=panels)
-                far = panels * runs.depth * base.tile.width * 4 > target.l2_bytes // 2
-                found = PairsBlocking(blocking, runs, where, rows, chunk, group + group % 2, far)
-                cost = -(-tasks // threads) * _task_cycles(problem, found)
+                found = PairsBlocking(blocking, runs, where, rows, chunk, group + group % 2)
+                cost = -(-tasks // threads) * _task_cycles(problem, found) * (1 + UNFAIRNESS * threads / tasks)
                 if best is None or cost < best[0]:
                     best = (cost, found)
     assert best is not None
@@ -140,12 +139,11 @@ def _task_cycles(problem: Problem, found: PairsBlocking) -> float:
     """Estimate the cycles of a task."""
     runs, panels = found.runs, found.blocking.block_panels
     tiles = panels * -(-min(found.width, problem.columns[-1].extent) // TILE)
-    each = PRODUCT_CYCLES if found.lines is None else IN_PLACE_PRODUCT_CYCLES
-    cycles = found.chunk_tiles * tiles * (runs.steps * each + STORE_CYCLES)
+    cycles: float = found.chunk_tiles * tiles * (runs.steps * PRODUCT_CYCLES + STORE_CYCLES)
     if found.lines is None:
         cycles += found.chunk_tiles * TILE * runs.count * (runs.run_steps * COPY_CYCLES + RUN_CYCLES)
     groups = -(-found.chunk_tiles // found.group_tiles)
-    cycles += groups * tiles * runs.steps * FETCH_CYCLES
+    cycles += runs.steps * (groups * tiles * FETCH_CYCLES + found.width // TILE * FIRST_FETCH_CYCLES)
     if found.blocking.panels_from == LOCAL:
         cycles += groups * panels * found.width * runs.depth * PACK_CYCLES
     return cycles + TASK_CYCLES

@@ -3,9 +3,9 @@
 Runs last, on primitives. A value that a contraction reads is rounded where it is made, and every other reader
 takes the rounded value too, so that one copy is stored; inputs, weights and outputs of the graph keep their values
 for everybody else, and so do normed values with each element of which contractions do so much that storing another
-copy costs little: the sums that run through a transformer lose most by rounding. Rounding moves up through nodes that only
-move or choose elements. It must not know targets: its options say whether rounded values are kept as bfloat16 or,
-where that has no unit of its own, as float32.
+copy costs little: the sums that run through a transformer lose most by rounding. Rounding moves up through nodes
+that only move or choose elements. It must not know targets: its options say whether rounded values are kept as bfloat16
+or, where that has no unit of its own, as float32.
 """
 
 from __future__ import annotations
