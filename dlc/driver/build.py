@@ -43,8 +43,10 @@ def pipeline(options: CompileOptions) -> list[Pass]:
     """Return the passes of the mode, with the options that the caller chose."""
     target = find_target(options.features)
     parts = {"bfloat16": 1, "bf16x3": 2}.get(options.precision, 0)
-    # Vector units multiply pairs of bfloat16 numbers at most twice as fast: three products pay on tiles only.
-    stored = target.has("avx512bf16") and (parts == 1 or target.has("amx-bf16"))
+    # Vector units multiply pairs of bfloat16 numbers at most twice as fast: three products pay on tiles only, and with
+    # weights that are known before not even there, since float32's fixed point is faster.
+    fixed_point = target.has("amx-int8") and options.mode is Mode.INFERENCE
+    stored = target.has("avx512bf16") and (parts == 1 or (target.has("amx-bf16") and not fixed_point))
     chosen = {
         fold: FoldOptions(max_bytes=options.fold_limit),
         lower_precision: LowerPrecisionOptions(parts, stored),

@@ -1,5 +1,7 @@
 """``precision="bfloat16"`` end to end: errors, storage, determinism, every feature level."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,11 +9,15 @@ import pytest
 import dlc
 from dlc import config, losses, nn, optim
 from dlc.codegen.llvm_target import host_target
+from dlc.driver import build
 from dlc.driver.compile import compile_graph
+from dlc.driver.options import CompileOptions
 from dlc.ir.builder import Builder
 from dlc.ir.graph import Role
+from dlc.ir.mode import Mode
 from dlc.ir.plan import KernelStep
 from dlc.ir.types import tensor_type
+from dlc.passes.lower_precision import LowerPrecisionOptions
 
 LEVELS = ["", "avx2", "generic"]
 
@@ -94,3 +100,13 @@ def test_float32_stays_float32(network, rng):
     x = rng.normal(size=(2, 3, 12, 12)).astype("f")
     first, second = (compile_graph(network, precision=p).run({"x": x})["y"] for p in ("float32", "bfloat16"))
     assert compile_graph(network).run({"x": x})["y"].tobytes() == first.tobytes() != second.tobytes()
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_three_products_are_made_only_where_they_are_faster_than_float32(monkeypatch, mode):
+    known = host_target("avx512")
+    features = tuple(sorted({*known.features, "avx512bf16", "amx-tile", "amx-bf16", "amx-int8"}))
+    monkeypatch.setattr(build, "find_target", lambda _: replace(known, features=features))
+    options = CompileOptions.make(mode, "cpu", "bf16x3", 1)
+    found = next(p.options for p in build.pipeline(options) if p.name == "lower_precision")
+    assert found == LowerPrecisionOptions(2, stored=mode is Mode.TRAINING)
