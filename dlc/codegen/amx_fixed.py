@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dlc.codegen.amx_micro import BLOCK, BlockEpilogue
+from dlc.codegen.amx_micro import BlockEpilogue
 from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, extent_of, merge
 from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
 from dlc.codegen.contract_macro import MacroKernel
-from dlc.codegen.contract_pack import call_panel_kernel, packed_panels
 from dlc.codegen.fixed_blocking import FixedBlocking
 from dlc.codegen.fixed_point import (
     COLUMN_STEP_WORDS,
@@ -25,11 +24,11 @@ from dlc.codegen.fixed_point import (
     SCARCE,
     TILE_WORDS,
     ZEROS,
-    digit_columns_kernel,
     digit_row_kernel,
     judge_rows_kernel,
     measure_row_kernel,
 )
+from dlc.codegen.fixed_rows import turn_rows_kernel, turned_pitch
 from dlc.codegen.fixed_tiles import (
     LINE,
     LONG,
@@ -41,7 +40,6 @@ from dlc.codegen.fixed_tiles import (
     fixed_tiles_kernel,
 )
 from dlc.codegen.microkernel import LANES_NONE, LANES_STRIDE, LANES_UNIT
-from dlc.codegen.target import CpuTarget
 from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import (
     Alloc,
@@ -52,6 +50,7 @@ from dlc.ir.kernel import (
     Kernel,
     Let,
     LoopKind,
+    Prefetch,
     Space,
     Stmt,
     Store,
@@ -70,8 +69,6 @@ FEWEST_TERMS = 4
 PRECISIONS = (SHORT, LONG_ROWS, LONG)
 COLUMN_FACTS = (ZEROS, LOST, SCARCE)
 ROW_FACTS = ("loss", "few", "thin")
-FIXED_DTYPES = (uint32, uint32, float32)
-"""Of the words, the last digits and the facts of weights."""
 
 
 class AmxFixedKernel(MacroKernel):
@@ -121,6 +118,8 @@ class AmxFixedKernel(MacroKernel):
                 ),
             ),
         )
+        size = LANES * turned_pitch(self.problem.depth_count)
+        turned = [Alloc(Buffer("turned", float32, size, Space.LOCAL))] if found.turned else []
         scratch = ("multipliers", *(f"lane_{name}" for name in ROW_FACTS), *(f"row_{name}" for name in MEASURES))
         statements: list[Stmt] = [
             *(Alloc(Buffer(name, float32, LANES, Space.LOCAL)) for name in scratch),
@@ -131,6 +130,7 @@ class AmxFixedKernel(MacroKernel):
             Alloc(Buffer("row_scales", float32, group_rows, Space.LOCAL)),
             Alloc(Buffer("sums", int32, 2 * SUMS, Space.LOCAL)),
             Alloc(Buffer("pending", int32, 1, Space.LOCAL)),
+            *turned,
             Let(Var("chunk_first"), self._start(first)),
             Let(Var("chunk_end"), self._start(least(total(first, const(tiles)), blocking.tile_count))),
             Let(Var("first_tile"), first_tile),
@@ -192,8 +192,8 @@ class AmxFixedKernel(MacroKernel):
     def _split_rows(self) -> list[Stmt]:
         """Split the group's rows; those that fill up the last tile repeat the last row."""
         tensor = self.problem.row_operand
-        row = least(total(Var("row_first"), scaled(Var("t"), LANES), Var("i")), apply("sub", Var("row_end"), const(1)))
-        source = Window("rows", total(self._group_offset(tensor), self._row_offset(Var("row"), tensor)))
+        row = least(total(Var("tile_first"), Var("i")), apply("sub", Var("row_end"), const(1)))
+        turning, source = self._turned() if self.found.turned else ([], self._row_where(Var("row")))
         levels = tuple(const(v) for level in self.found.levels for v in (level.extent, level.strides[tensor]))
         count, place = len(self.found.levels), total(scaled(Var("t"), self.row_words), scaled(Var("i"), LANES))
         measures = [f"row_{name}" for name in MEASURES]
@@ -208,13 +208,31 @@ class AmxFixedKernel(MacroKernel):
             return For(Var("i"), const(LANES), LoopKind.SERIAL, (Let(Var("row"), row), call))
 
         tile = (
+            Let(Var("tile_first"), total(Var("row_first"), scaled(Var("t"), LANES))),
+            *turning,
             each(measuring),
             Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in measures), *judged), ()),
             *(Store(name, Var("t"), Horizontal("maximum", f"lane_{name}", ZERO, LANES, float32)) for name in ROW_FACTS),
             *self._judge_rows(),
             If(apply("equal", Load("refused", ZERO, int32), const(0, int32)), (each(splitting),)),
         )
-        return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, tile)]
+        accepted = apply("equal", Load("refused", ZERO, int32), const(0, int32))
+        return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, (If(accepted, tile),))]
+
+    def _turned(self) -> tuple[list[Stmt], Window]:
+        """Turn a tile of rows; return where among them ``row`` lies. The last tile may begin before its first row."""
+        tensor, pitch = self.problem.row_operand, turned_pitch(self.problem.depth_count)
+        first = least(Var("tile_first"), self.problem.row_count - LANES)
+        levels = merge(self.problem.depth, [tensor])
+        scalars = (*(const(v) for level in levels for v in (level.extent, level.strides[tensor])), const(pitch))
+        windows = (self._row_where(Var("turned_first")), Window("turned", ZERO))
+        place = scaled(apply("sub", Var("row"), Var("turned_first")), pitch)
+        turning: list[Stmt] = [Let(Var("turned_first"), first), Call(turn_rows_kernel(len(levels)), windows, scalars)]
+        return turning, Window("turned", place)
+
+    def _row_where(self, row: Expr) -> Window:
+        tensor = self.problem.row_operand
+        return Window("rows", total(self._group_offset(tensor), self._row_offset(row, tensor)))
 
     # -- products ----------------------------------------------------------------------------------
 
@@ -255,11 +273,29 @@ class AmxFixedKernel(MacroKernel):
         waiting = (Var("previous_tile"), Var("previous"), apply("sub", const(1), Var("turn")), self._pending())
         return [
             *self._judge(),
+            *self._asked(),
             Let(Var("previous"), before),
             Let(Var("previous_tile"), select(first, tile, Var("column_tile"))),
             Let(Var("turn"), self._turn(Var("b"), Var("column_tile"), Var("first_tile"))),
             self._tiles(Var("turn"), waiting, Store("pending", ZERO, cast(self._block_rows(), int32))),
         ]
+
+    def _asked(self) -> list[Stmt]:
+        """Ask for the lines that the epilogue of this tile will touch after the next one's products."""
+        row, column = total(Var("row_first"), scaled(Var("b"), LANES), Var("r")), scaled(Var("column_tile"), LANES)
+        asks = []
+        for tensor in self.tensors[1:]:
+            if self.column.strides[tensor] == 1 and any(axis.strides[tensor] for axis in self.problem.rows):
+                name, constant = self._place(tensor)
+                where = total(self._group_offset(tensor), self._row_offset(row, tensor), column, constant)
+                asks.append(Prefetch(name, where))
+        return [For(Var("r"), self._block_rows(), LoopKind.SERIAL, tuple(asks))] if asks else []
+
+    def _place(self, tensor: int) -> tuple[str, Expr]:
+        """Return a tensor's buffer and the constant part of its positions."""
+        if tensor == OUT:
+            return "out", ZERO
+        return f"e{tensor - FIRST_READ}", const(self.problem.reads[tensor - FIRST_READ].offset)
 
     def _turn(self, tile: Expr, column: Expr, first: Expr) -> Expr:
         """Return which of the two places of sums a tile takes."""
@@ -321,11 +357,9 @@ class AmxFixedKernel(MacroKernel):
         for tensor in self.tensors[1:]:
             axes = merge(problem.rows, [tensor])
             stride = self.column.strides[tensor]
-            constant = problem.reads[tensor - FIRST_READ].offset if tensor != OUT else 0
-            base = total(
-                self._group_offset(tensor), self._row_offset(row, tensor), scaled(column, stride), const(constant)
-            )
-            windows.append(Window("out" if tensor == OUT else f"e{tensor - FIRST_READ}", base))
+            name, constant = self._place(tensor)
+            base = total(self._group_offset(tensor), self._row_offset(row, tensor), scaled(column, stride), constant)
+            windows.append(Window(name, base))
             scalars.append(const(axes[0].strides[tensor] if len(axes) == 1 else 0))
             if tensor != OUT:
                 lanes = LANES_NONE if stride == 0 else LANES_UNIT if stride == 1 else LANES_STRIDE
@@ -350,55 +384,3 @@ class AmxFixedKernel(MacroKernel):
     def _row_offset(self, row: Expr, tensor: int) -> Expr:
         axes = merge(self.problem.rows, [tensor])
         return offset(decode(row, [a.extent for a in axes]), axes, tensor)
-
-
-def fixed_sizes(problem: Problem, found: FixedBlocking) -> tuple[int, int, int]:
-    """Return the numbers of words, of words of last digits and of facts of the weights."""
-    tiles = problem.batch_count * extent_of(problem.columns[:-1]) * -(-problem.columns[-1].extent // LANES)
-    return tiles * found.steps * COLUMN_STEP_WORDS, tiles * found.steps * TILE_WORDS, tiles * FACTS * LANES
-
-
-def fixed_weights_kernel(problem: Problem, found: FixedBlocking, target: CpuTarget, name: str) -> Kernel:
-    """Return the entry kernel (weights, words, last digits, facts): tasks over groups and panels."""
-    packed = packed_panels(problem, BLOCK, target.lanes(4))
-    tiles = -(-packed.column.extent // LANES)
-    groups = extent_of(packed.groups)
-    group, panel = Var("group"), Var("panel")
-    source = total(
-        offset(decode(group, [axis.extent for axis in packed.groups]), packed.groups, packed.tensor),
-        scaled(panel, BLOCK * packed.column.strides[packed.tensor]),
-    )
-    levels = [(const(a.extent), const(a.strides[packed.tensor])) for a in packed.depth]
-    scalars = (const(found.runs), const(found.levels[-1].extent))
-
-    def split(half: int) -> Stmt:
-        tile = total(scaled(group, tiles), scaled(panel, 2), const(half))
-        windows = (
-            Window("panel", const(half * LANES)),
-            Window("words", scaled(tile, found.steps * COLUMN_STEP_WORDS)),
-            Window("last", scaled(tile, found.steps * TILE_WORDS)),
-            Window("facts", scaled(tile, FACTS * LANES)),
-        )
-        return Call(digit_columns_kernel(BLOCK), windows, scalars)
-
-    def whole(columns: int) -> tuple[Stmt, ...]:
-        windows = (Window("source", source), Window("panel", ZERO))
-        pack = call_panel_kernel(packed, windows, levels, columns)
-        return (pack, *(split(half) for half in range(-(-columns // LANES))))
-
-    full, tail = divmod(packed.column.extent, BLOCK)
-    body: tuple[Stmt, ...] = whole(BLOCK) if full else whole(tail)
-    if tail and full:
-        body = (If(apply("less", panel, const(full)), body, whole(tail)),)
-    body = (Alloc(Buffer("panel", float32, packed.panel_size, Space.LOCAL)), *body)
-    for var, extent in ((panel, packed.panels), (group, groups)):
-        body = (For(var, const(extent), LoopKind.PARALLEL, body),)
-    names = ("words", "last", "facts")
-    buffers = (
-        Buffer("source", float32, packed.source_size),
-        *(
-            Buffer(name, dtype, size, writable=True)
-            for name, dtype, size in zip(names, FIXED_DTYPES, fixed_sizes(problem, found), strict=True)
-        ),
-    )
-    return Kernel(name, buffers, (), body)

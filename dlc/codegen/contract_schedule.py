@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from math import prod
 
-from dlc.codegen.amx_fixed import FIXED_DTYPES, AmxFixedKernel, fixed_sizes, fixed_weights_kernel
+from dlc.codegen.amx_fixed import AmxFixedKernel
 from dlc.codegen.amx_pairs import amx_pairs_kernel
 from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of
 from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking, register_tile
@@ -17,7 +17,8 @@ from dlc.codegen.contract_pack import pack_kernel, packed_panels
 from dlc.codegen.contract_pairs import paired, pairs_pay
 from dlc.codegen.contract_split import split_depth
 from dlc.codegen.copy import copy_kernel
-from dlc.codegen.fixed_blocking import choose_fixed_blocking, fixed_pays
+from dlc.codegen.fixed_blocking import choose_fixed, choose_fixed_blocking
+from dlc.codegen.fixed_panels import FIXED_DTYPES, fixed_sizes, fixed_weights_kernel
 from dlc.codegen.pair_runs import pack_runs_kernel, runs_size
 from dlc.codegen.pairs_blocking import amx_takes_pairs, choose_pairs_blocking
 from dlc.codegen.target import CpuTarget
@@ -70,8 +71,10 @@ def lower_contraction(
             found = choose_winograd(windows, target, threads, constant)
             if found is not None:
                 return _winograd(windows, found, target, constant, label)
-        if fixed_pays(problem, target, threads, constants):
-            return _fixed(problem, target, threads, label)
+        fixed = choose_fixed(problem, target, threads, constants)
+        if fixed is not None:
+            sums = _fixed(fixed, target, threads, label)
+            return sums if fixed is problem else _combined(spec, extents, sums, fixed, epilogue, target, label)
         lower = _path(problem, constants)
         if lower is not None:
             partial = split_depth(problem, _units(problem, target, threads, constants), threads)

@@ -42,6 +42,16 @@ def split_depth(problem: Problem, units: int, threads: int) -> Problem | None:
     return _partial_sums(problem, *best[1:])
 
 
+def cut_depth(problem: Problem, longest: int) -> Problem | None:
+    """Return the problem of the fewest partial sums that are ``longest`` deep at most, None where no axis divides."""
+    depth = problem.depth_count
+    for parts in range(-(-depth // longest), depth // SHORTEST_PART + 1):
+        number = next((n for n, axis in enumerate(problem.depth) if axis.extent % parts == 0), None)
+        if number is not None:
+            return _partial_sums(problem, parts, number)
+    return None
+
+
 def _busy(units: int, threads: int) -> float:
     """Return the part of the threads' time that is work."""
     return units / (-(-units // threads) * threads)

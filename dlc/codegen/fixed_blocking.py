@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dlc.codegen.amx_micro import BLOCK
-from dlc.codegen.contract_analysis import LoopAxis, Problem, extent_of, merge
+from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of, merge
 from dlc.codegen.contract_blocking import LOCAL, PACKED, Blocking, RegisterTile, Split, can_block, choose_blocking
 from dlc.codegen.contract_cost import fma_cycles
+from dlc.codegen.contract_split import cut_depth
 from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, LANES, ROW_STEP_WORDS, STEP
 from dlc.codegen.target import CpuTarget
 from dlc.ir.types import float32
@@ -18,6 +19,8 @@ from dlc.ir.types import float32
 SHALLOWEST, DEEPEST = 96, 16384
 """Fewer elements of a vector seldom lose as little as a chain; sums of more might leave int32 from 43690 on, and
 would not fit the cache."""
+DEEPEST_TURNED, DEEPEST_PART = 4096, 2048
+"""Rows that are turned lie in the cache a second time; partial sums are taken of parts that leave room there."""
 FEWEST_ROWS = 8
 """A tile takes as long for fewer rows."""
 MOST_LOCAL_DEPTH = 4096
@@ -30,10 +33,16 @@ STORE_CYCLES = 100
 """Cycles to store a tile through the epilogue, most of it while another is multiplied."""
 GAIN = 0.8
 """Fixed point is used where its estimate is at most this part of the other's."""
-ROW_CYCLES = 1.0
-"""Cycles to split an element of the rows."""
-WORD_CYCLES = 0.1
-"""Cycles to fetch a word of weights, most of them while tiles are multiplied."""
+ROW_CYCLES, TURN_CYCLES = 1.0, 0.8
+"""Cycles to split an element of the rows, and to turn it before where the depth is not contiguous."""
+COLUMN_CYCLES = 1.8
+"""Cycles to split an element of columns in every run."""
+SUM_CYCLES = 2.0
+"""Cycles to store an element of a partial sum and to load it again."""
+PAGE_BYTES, MOST_PAGES, LINE_CYCLES = 4096, 64, 20
+"""Tiles of rows in more pages than the first-level table of translations holds cost so many cycles a line."""
+WORD_CYCLES, NEAR_WORD_CYCLES = 0.3, 0.05
+"""Cycles to fetch a word of columns, most of them while tiles are multiplied; one that the cache holds."""
 TASK_CYCLES = 8000
 
 
@@ -41,13 +50,15 @@ TASK_CYCLES = 8000
 class FixedBlocking:
     """How a contraction is cut: ``fallback`` has the tasks, ``levels`` the depth as rows have it.
 
-    ``group_tiles`` tiles of 16 rows stay split in the second-level cache while panels pass.
+    ``group_tiles`` tiles of 16 rows stay split in the second-level cache while panels pass. ``turned`` rows are
+    first copied so that their depth is contiguous, as one run.
     """
 
     fallback: Blocking
     levels: tuple[LoopAxis, ...]
     chunk_rows: int
     group_tiles: int
+    turned: bool
 
     @property
     def runs(self) -> int:
@@ -60,42 +71,67 @@ class FixedBlocking:
         return self.runs * -(-self.levels[-1].extent // STEP)
 
 
-def fits_fixed(problem: Problem, target: CpuTarget, constants: frozenset[int]) -> bool:
-    """Whether the contraction can be multiplied in fixed point: weights, and rows whose depth is contiguous."""
+def fits_fixed(problem: Problem, target: CpuTarget) -> bool:
+    """Whether the contraction can be multiplied in fixed point: rows must be contiguous, or their depth."""
     return (
         target.has("amx-tile")
         and target.has("amx-int8")
         and target.has_masks
         and problem.dtype is float32
-        and problem.panel_operand in constants
         and not problem.pairs
         and not problem.spread
         and SHALLOWEST <= problem.depth_count <= DEEPEST
         and (can_block(problem) or problem.depth_count <= MOST_LOCAL_DEPTH)
         and bool(problem.rows and problem.columns)
-        and problem.depth[-1].strides[problem.row_operand] == 1
+        and (not turns_rows(problem) or (rows_run(problem) and problem.depth_count <= DEEPEST_TURNED))
         and problem.columns[-1].extent >= LANES
         and problem.row_count >= FEWEST_ROWS
     )
 
 
-def fixed_pays(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int]) -> bool:
-    """Whether fixed point is expected to be faster than fused multiply-adds, by estimated cycles."""
-    if not fits_fixed(problem, target, constants):
-        return False
-    return fixed_cycles(problem, target, threads) < GAIN * fma_cycles(problem, target, threads, PACKED)
+def turns_rows(problem: Problem) -> bool:
+    """Whether rows do not have their depth contiguous."""
+    return problem.depth[-1].strides[problem.row_operand] != 1
 
 
-def fixed_cycles(problem: Problem, target: CpuTarget, threads: int) -> float:
-    """Estimate the cycles of all threads together."""
+def rows_run(problem: Problem) -> bool:
+    """Whether the rows of every tile lie next to each other at each step of the depth."""
+    axes = merge(problem.rows, [problem.row_operand])
+    whole = axes[-1].extent % LANES == 0 or (len(axes) == 1 and axes[-1].extent >= LANES)
+    return whole and axes[-1].strides[problem.row_operand] == 1
+
+
+def fixed_form(problem: Problem, target: CpuTarget) -> Problem | None:
+    """Return the problem as fixed point can multiply it: whole, as partial sums over the depth, or not at all."""
+    if fits_fixed(problem, target):
+        return problem
+    partial = cut_depth(problem, DEEPEST_PART) if problem.depth_count > DEEPEST_TURNED else None
+    return partial if partial is not None and fits_fixed(partial, target) else None
+
+
+def choose_fixed(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int]) -> Problem | None:
+    """Return the form in which fixed point is expected to be faster than fused multiply-adds, by estimated cycles."""
+    form = fixed_form(problem, target)
+    if form is None:
+        return None
+    cycles = fixed_cycles(form, target, threads, constants)
+    if form is not problem:
+        cycles += problem.row_count * problem.columns[-1].extent * SUM_CYCLES
+    return form if cycles < GAIN * fma_cycles(form, target, threads, PACKED) else None
+
+
+def fixed_cycles(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int]) -> float:
+    """Estimate the cycles of all threads together, those to split columns that are no constants among them."""
     found = choose_fixed_blocking(problem, target, threads)
     groups = problem.batch_count * extent_of(problem.columns[:-1])
     tasks = found.fallback.row_chunks * found.fallback.column_chunks
-    busy = _task_cycles(problem, found, found.fallback.row_chunks, found.fallback.column_chunks)
-    return busy * -(-groups * tasks // threads) * threads / max(1, groups)
+    busy = _task_cycles(problem, target, found, found.fallback.row_chunks, found.fallback.column_chunks)
+    once = problem.panel_operand in constants
+    columns = 0.0 if once else problem.columns[-1].extent * problem.depth_count * COLUMN_CYCLES
+    return busy * -(-groups * tasks // threads) * threads / max(1, groups) + columns
 
 
-def _task_cycles(problem: Problem, found: FixedBlocking, row_parts: int, column_parts: int) -> float:
+def _task_cycles(problem: Problem, target: CpuTarget, found: FixedBlocking, row_parts: int, column_parts: int) -> float:
     tiles = -(-problem.row_count // LANES)
     rows = -(-tiles // row_parts)
     panels = -(-found.fallback.panels // column_parts)
@@ -103,8 +139,26 @@ def _task_cycles(problem: Problem, found: FixedBlocking, row_parts: int, column_
     groups = -(-rows // found.group_tiles)
     step = STEP_CYCLES * (LONG_FACTOR if problem.depth_count < SHORT_DEPTH else 1.0)
     work = rows * columns * (found.steps * step + STORE_CYCLES)
-    split = rows * LANES * found.steps * STEP * ROW_CYCLES
-    return work + split + groups * columns * found.steps * COLUMN_STEP_WORDS * WORD_CYCLES + TASK_CYCLES
+    split = rows * LANES * found.steps * STEP * (ROW_CYCLES + TURN_CYCLES * found.turned)
+    pages = _tile_pages(problem)
+    lines = rows * columns * LANES * len(pages) * LINE_CYCLES * (found.group_tiles * sum(pages) > MOST_PAGES)
+    words = columns * found.steps * COLUMN_STEP_WORDS
+    fetch = NEAR_WORD_CYCLES if words * 4 <= target.l2_bytes // 2 else WORD_CYCLES
+    return work + split + lines + groups * words * fetch + TASK_CYCLES
+
+
+def _tile_pages(problem: Problem) -> list[float]:
+    """Return in how many pages the rows of a tile lie, for each tensor that the epilogue touches row by row."""
+    strides = problem.rows[-1].strides[OUT:]
+    sizes = (problem.out_dtype.itemsize, *(read.dtype.itemsize for read in problem.reads))
+    apart = [stride * size for stride, size in zip(strides, sizes, strict=True) if stride]
+    return [LANES * min(1.0, nbytes / PAGE_BYTES) for nbytes in apart]
+
+
+def _group_sizes(chunk: int, fitting: int) -> list[int]:
+    """Return the sizes of groups of tiles to choose from: whole parts of a chunk, doubling up to what fits."""
+    wanted = [1 << n for n in range(fitting.bit_length())] + [fitting]
+    return sorted({-(-chunk // -(-chunk // size)) for size in wanted})
 
 
 def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> FixedBlocking:
@@ -113,22 +167,24 @@ def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> 
     base = choose_blocking(problem, target, threads, LOCAL)
     parts = -(-rows // 8)
     split = Split(rows, parts)
-    levels = merge(problem.depth, [problem.row_operand])
+    levels, turned = merge(problem.depth, [problem.row_operand]), turns_rows(problem)
+    if turned:
+        levels = (LoopAxis(problem.depth_count, (1,) * len(levels[-1].strides)),)
     whole = replace(
         base,
         tile=RegisterTile(8, BLOCK // base.tile.lanes, base.tile.lanes),
         panels=-(-problem.columns[-1].extent // BLOCK),
-        flat=True,
+        flat=len(problem.rows) > 1,
         tiles=split,
         tile_count=parts,
         row_chunks=1,
         column_chunks=1,
-        staged=False,
+        staged=base.staged and len(problem.rows) == 1,
         ahead=False,
         overwritten=frozenset(),  # on the way back inputs are read again after the output has been written
     )
-    steps = FixedBlocking(whole, levels, rows, 1).steps
-    fitting = max(2, target.l2_bytes * 5 // 8 // (steps * ROW_STEP_WORDS * 4))
+    steps = FixedBlocking(whole, levels, rows, 1, turned).steps
+    fitting = max(2, target.l2_bytes * 3 // 8 // (steps * ROW_STEP_WORDS * 4))
     tiles = -(-rows // LANES)
     best: tuple[float, FixedBlocking] | None = None
     for row_parts in range(1, min(tiles, 8 * threads) + 1):
@@ -137,7 +193,7 @@ def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> 
         row_chunks = -(-parts // chunk_tiles)
         if row_chunks != row_parts:
             continue
-        group = -(-chunk // -(-chunk // fitting))
+        sizes = _group_sizes(chunk, fitting)
         for wanted in range(1, min(whole.panels, 8 * threads) + 1):
             panels = -(-whole.panels // wanted)
             column_chunks = -(-whole.panels // panels)
@@ -151,11 +207,12 @@ def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> 
                 block_panels=min(whole.block_panels, panels),
             )
             chunk_rows = min(rows, chunk_tiles * (split.size + (1 if split.extra else 0)))
-            found = FixedBlocking(fallback, levels, chunk_rows, group)
             groups = problem.batch_count * extent_of(problem.columns[:-1])
             rounds = -(-groups * tasks // threads)
-            cost = rounds * _task_cycles(problem, found, row_chunks, column_chunks)
-            if best is None or cost < best[0]:
-                best = (cost, found)
+            for size in sizes:
+                found = FixedBlocking(fallback, levels, chunk_rows, size, turned)
+                cost = rounds * _task_cycles(problem, target, found, row_chunks, column_chunks)
+                if best is None or cost < best[0]:
+                    best = (cost, found)
     assert best is not None
     return best[1]

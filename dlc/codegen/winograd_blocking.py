@@ -11,7 +11,7 @@ from math import prod
 
 from dlc.codegen.contract_blocking import LOCAL, PACKED, RegisterTile, register_tile
 from dlc.codegen.contract_cost import fma_cycles
-from dlc.codegen.fixed_blocking import fixed_cycles, fixed_pays
+from dlc.codegen.fixed_blocking import choose_fixed, fixed_cycles
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_problem import POINTS, REACH, STEP, WinogradProblem
 
@@ -130,8 +130,8 @@ def choose_winograd(found: WinogradProblem, target: CpuTarget, threads: int, con
     source = PACKED if constant else LOCAL
     fma = fma_cycles(problem, target, threads, source) + _fetch(problem.sizes[problem.panel_operand], target)
     constants = frozenset({problem.panel_operand}) if constant else frozenset()
-    fixed = fixed_pays(problem, target, threads, constants)
-    other = fixed_cycles(problem, target, threads) if fixed else fma
+    fixed = choose_fixed(problem, target, threads, constants)
+    other = fixed_cycles(fixed, target, threads, constants) if fixed is not None else fma
     return blocking if cycles < GAIN * other / threads else None
 
 

@@ -11,7 +11,7 @@ from contract_native import Native, aligned, run_emulated, type_of
 
 from dlc.codegen import contract_schedule
 from dlc.codegen.contract_schedule import lower_contraction
-from dlc.codegen.fixed_blocking import fits_fixed
+from dlc.codegen.fixed_blocking import fixed_form
 from dlc.codegen.llvm_target import host_target
 from dlc.codegen.target import CpuTarget
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec
@@ -25,6 +25,8 @@ from dlc.ir.verify_kernel import verify
 
 MATMUL = "m k, k n -> m n"
 CONV = "n h+r w+s c, r s c k -> n h w k"
+CROSSED = "k m, k n -> m n"
+"""The depth is contiguous in no operand, as in gradients of weights."""
 SPECS = {
     "matmul": (MATMUL, (37, 300), (300, 70), {}),
     "whole tiles": (MATMUL, (64, 256), (256, 64), {}),
@@ -36,13 +38,18 @@ SPECS = {
     "two row axes": ("a b k, k n -> b a n", (5, 9, 256), (256, 40), {}),
     "batched": ("b m k, b k n -> b m n", (3, 40, 256), (3, 256, 33), {}),
     "conv": (CONV, (2, 9, 11, 24), (3, 3, 24, 40), {}),
+    "rows turned": (CROSSED, (300, 37), (300, 70), {}),
+    "rows turned, whole tiles": (CROSSED, (256, 64), (256, 64), {}),
+    "rows turned, several groups": (CROSSED, (1000, 250), (1000, 100), {}),
+    "gradient of a filter": ("n h+r w+s c, n h w k -> r s c k", (2, 12, 13, 32), (2, 10, 11, 40), {"r": 3, "s": 3}),
+    "partial sums": (CROSSED, (9216, 36), (9216, 40), {}),
     "conv strided": ("n h*2+r w*2+s c, r s c k -> n h w k", (1, 19, 19, 40), (3, 3, 40, 40), {}),
 }
 
 
 def _lower(monkeypatch, spec_text, arrays, sizes, target, threads=1, epilogue=None) -> Lowered:
     """Lower to fixed point wherever that is possible."""
-    monkeypatch.setattr(contract_schedule, "fixed_pays", lambda p, t, threads, constants: fits_fixed(p, t, constants))
+    monkeypatch.setattr(contract_schedule, "choose_fixed", lambda problem, target, *_: fixed_form(problem, target))
     monkeypatch.setattr(contract_schedule, "choose_winograd", lambda *_: None)
     spec = parse_spec(spec_text)
     extents = infer_extents(spec, arrays[0].shape, arrays[1].shape, sizes)
@@ -140,6 +147,19 @@ def _fill(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.nda
             x[:, ::3] = 0
         case "one of many":
             return np.eye(*shape)
+        case "gradient of labels":
+            x = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+            x[np.arange(len(x)), rng.integers(0, shape[1], len(x))] -= 1
+        case "gradient of learnt labels":
+            x = np.exp(x) / np.exp(x).sum(1, keepdims=True) * 0.01
+            x[np.arange(len(x)), rng.integers(0, shape[1], len(x))] -= 0.01
+            x[::7] = 0
+        case "a large one last" | "a large one first":
+            x = np.abs(x) * 0.15 / shape[1]
+            x[:, -1 if "last" in kind else 0] = -1
+        case "one and little":
+            x *= 1e-7
+            x[:, 3] = 1
     return x
 
 
@@ -188,6 +208,12 @@ PAIRS = [
     ("some subnormal", "some subnormal"),
     ("small row", "random"),
     ("dead rows", "random"),
+    ("one and little", "random"),
+    ("a large one last", "random"),
+    ("a large one last", "relu"),
+    ("a large one first", "random"),
+    ("gradient of labels", "random"),
+    ("gradient of learnt labels", "relu"),
     ("random", "dead columns"),
     ("one of many", "random"),
     ("one of many", "subnormal"),
@@ -243,6 +269,25 @@ def test_extreme_operands_give_what_fused_multiply_adds_give(monkeypatch, operan
     assert np.array_equal(results[0][infinite], results[1][infinite])
     finite = np.isfinite(results[1])
     np.testing.assert_allclose(results[0][finite], results[1][finite], rtol=1e-4, atol=1e-4)
+
+
+@needs_amx
+@pytest.mark.parametrize("name", ["rows turned", "rows turned, several groups", "gradient of a filter", "partial sums"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_turned_rows_go_back_to_fused_multiply_adds(monkeypatch, name, threads):
+    spec, lhs, rhs, sizes = SPECS[name]
+    rng = np.random.default_rng(18)
+    arrays = [_random(rng, lhs), _random(rng, rhs)]
+    arrays[0].flat[5] = 1e35
+    arrays[1].flat[7] = np.inf
+    shape = _shape(spec, arrays, sizes)
+    results = []
+    for target in (HOST, FMA):
+        lowered = _lower(monkeypatch, spec, arrays, sizes, target, threads)
+        assert _in_fixed_point(lowered) == (target is HOST)
+        results.append(Native(lowered, target, threads)(arrays, aligned(shape, np.float32, np.nan)))
+    assert not np.isfinite(results[1]).all()
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-3)
 
 
 @needs_amx
@@ -308,10 +353,11 @@ def test_random_matmuls(monkeypatch):
 @pytest.mark.parametrize(
     "kinds", ["random random", "uniform relu", "heavy tails|heavy tails", "wide random", "dead rows|random"]
 )
-@pytest.mark.parametrize("name", ["ragged", "conv"])
+@pytest.mark.parametrize("name", ["ragged", "turned", "conv"])
 def test_emulated_kernels(monkeypatch, name, kinds):
     spec, lhs, rhs = {
         "ragged": (MATMUL, (35, 131), (131, 40)),
+        "turned": (CROSSED, (131, 35), (131, 40)),
         "conv": (CONV, (1, 5, 6, 16), (3, 3, 16, 18)),
     }[name]
     rng = np.random.default_rng(16)
@@ -337,9 +383,9 @@ def test_emulated_way_back(monkeypatch):
     np.testing.assert_allclose(out[rest], arrays[0][rest] @ arrays[1], rtol=1e-4, atol=1e-4)
 
 
-def _chosen(m: int, k: int, n: int, target: CpuTarget, constants=frozenset({1})) -> bool:
-    spec = parse_spec(MATMUL)
-    types = tensor_type(float32, (m, k)), tensor_type(float32, (k, n))
+def _chosen(m: int, k: int, n: int, target: CpuTarget, constants=frozenset({1}), text=MATMUL) -> bool:
+    spec = parse_spec(text)
+    types = tensor_type(float32, (m, k) if text is MATMUL else (k, m)), tensor_type(float32, (k, n))
     extents = {"m": m, "k": k, "n": n}
     return _in_fixed_point(lower_contraction(spec, extents, *types, no_epilogue(float32), target, 1, constants))
 
@@ -348,7 +394,11 @@ def test_cost_model():
     assert _chosen(1024, 1024, 1024, AMX)
     assert _chosen(128, 768, 768, AMX)
     assert not _chosen(1024, 1024, 1024, replace(AMX, features=("amx-tile", "avx512f")))
-    assert not _chosen(1024, 1024, 1024, AMX, frozenset())
+    assert _chosen(1024, 1024, 1024, AMX, frozenset())
+    assert _chosen(1024, 1024, 1024, AMX, frozenset(), CROSSED)
+    assert _chosen(1024, 20480, 1024, AMX, frozenset(), CROSSED)
+    assert not _chosen(32, 1024, 1024, AMX, frozenset())
+    assert not _chosen(64, 1024, 16, AMX, frozenset(), CROSSED)
     assert not _chosen(1024, 48, 1024, AMX)
     assert not _chosen(1, 4096, 4096, AMX)
     assert not _chosen(1024, 1024, 8, AMX)
