@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from string import Template
 
-from dlc.codegen.llvm_pool import DECLARATIONS, FLOAT_MODE, FUTEX_NUMBER, LAYOUT, PAUSE, POOL_FUNCTIONS, WAITING
+from dlc.codegen.llvm_pool import (
+    DECLARATIONS,
+    FLOAT_MODE,
+    FUTEX_NUMBER,
+    LAYOUT,
+    PAUSE,
+    POOL_FUNCTIONS,
+    WAITING,
+    YIELD_AFTER,
+    YIELD_NUMBER,
+)
 from dlc.errors import CompileError
 
 # Words (8 bytes each) of a program's header and of its records. The table is built by runtime/program.py,
@@ -453,6 +463,8 @@ def dispatcher_text(architecture: str) -> str:
     constants = {name: str(value) for name, value in LAYOUT.items()}
     constants["WORKER_SCRATCH"] = str(LAYOUT["WORKERS"] + LAYOUT["W_SCRATCH"])
     constants["FUTEX"] = str(FUTEX_NUMBER[architecture])
+    constants["YIELD"] = str(YIELD_NUMBER[architecture])
+    constants["YIELD_AFTER"] = str(YIELD_AFTER)
     constants["PAUSE"] = pause
     body = "".join((DECLARATIONS, WAITING, _INTERRUPTION, _TASKS, _WALK, POOL_FUNCTIONS, _RUN))
     return f"{declare_pause}\n{FLOAT_MODE[architecture]}{Template(body).substitute(constants)}"

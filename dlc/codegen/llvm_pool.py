@@ -8,6 +8,9 @@ what workers run: that is ``walk`` of llvm_dispatch.
 from __future__ import annotations
 
 FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
+YIELD_NUMBER = {"x86_64": 24, "aarch64": 124}
+YIELD_AFTER = 10_000
+"""Nanoseconds of a spin after which the processor is offered to others: whom a thread waits for may need it."""
 
 # Byte offsets of the pool. Every word that several threads write has 128 bytes of its own: adjacent-line
 # prefetchers pull cache lines in pairs.
@@ -94,8 +97,9 @@ declare void @free(ptr)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 """
 
-# Waiting: a bounded spin, then a futex. A waiter counts itself among the sleepers before it asks the kernel,
-# and the waker changes the word before it looks at that count, both sequentially consistent: no lost wake.
+# Waiting: a bounded spin, in which others soon get their turn, then a futex. A waiter counts itself among the sleepers
+# before it asks the kernel, and the waker changes the word before it looks at that count, both sequentially
+# consistent: no lost wake.
 WAITING = """
 define internal i64 @now(i32 %clock) {
   %time = alloca [2 x i64]
@@ -135,7 +139,13 @@ clock:
   %to = call i64 @now(i32 1)
   %elapsed = sub i64 %to, %from
   %over = icmp ugt i64 %elapsed, %spin
-  br i1 %over, label %sleep, label %burst
+  br i1 %over, label %sleep, label %patience
+patience:
+  %long = icmp ugt i64 %elapsed, $YIELD_AFTER
+  br i1 %long, label %yield, label %burst
+yield:
+  %yielded = call i64 (i64, ...) @syscall(i64 $YIELD)
+  br label %burst
 sleep:
   %counted = atomicrmw add ptr %sleepers, i32 1 seq_cst
   br label %test

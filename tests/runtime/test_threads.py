@@ -305,6 +305,25 @@ def test_any_spin(spin):
     fresh.pools.drain(patience=1.0)
 
 
+def test_a_waiting_thread_lets_the_one_that_it_waits_for_run():
+    """Two threads on one processor: whoever spins in vain would burn a time slice at every one of 2000 barriers."""
+    done = run_script("""
+from dlc import config
+steps = (LoopBegin(1000), step("count", row(0, 0)), step("mix_all", row(0, 0), row(0, 1), tasks=1), LoopEnd())
+with config.override(spin=10_000_000):
+    exe = state_executable(steps, 2, 2)
+    exe.run({})
+for thread in os.listdir("/proc/self/task"):
+    os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
+begun = time.process_time()
+exe.run({})
+print(time.process_time() - begun, flush=True)
+os._exit(0)  # a worker that spins would keep the processor
+""")
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2.0
+
+
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="sets the x86 control register through a kernel")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_subnormals_do_not_depend_on_the_callers_mode(threads):
