@@ -175,8 +175,21 @@ class AmxPairsKernel(MacroKernel):
         return Call(
             pair_tiles_kernel(row_tiles, self.halves, len(levels) // 2),
             (rows, panel, Window("sums", ZERO)),
-            (*levels, *scalars, total(asked, const(self.panel_size)), Var("lines")),
+            (*levels, *scalars, total(asked, const(self.panel_size)), Var("lines"), *self._rows_ahead()),
         )
+
+    def _rows_ahead(self) -> tuple[Expr, Expr]:
+        """Return where the next block's rows begin that none has read yet, and how many lines each step asks for.
+
+        The first panel asks; for the others they are near.
+        """
+        lines, outer, tensor = self.found.lines, self.found.runs.outer, self.problem.row_operand
+        if lines is None:
+            return ZERO, ZERO
+        last = sum((axis.extent - 1) * axis.strides[tensor] for axis in outer)
+        count = -(-BLOCK * lines.stride // (2 * LINE * self.found.runs.steps))
+        first = apply("equal", Var("p"), ZERO)
+        return const(BLOCK * lines.stride + last), select(first, const(count), ZERO)
 
     # -- the epilogue ------------------------------------------------------------------------------
 

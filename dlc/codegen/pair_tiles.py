@@ -84,12 +84,16 @@ def pair_tiles_kernel(row_tiles: int, halves: int, levels: int) -> Kernel:
     Scalars: extent and stride of each level of runs; ``steps`` of a run and elements of rows from one to the next
     (``stride``); elements from row to row; elements from the first row tile to the second (``apart``) and where in
     the block that is stored; where of the panel's buffer the first line lies that should be in the second-level
-    cache soon, and how many lines each step asks for. The block has BLOCK columns.
+    cache soon, and how many lines each step asks for; the same of the rows' buffer. The block has BLOCK columns.
     """
     step, width = Var("k"), halves * TILE
     where = total(Var(f"at{levels}"), apply("mul", step, Var("stride")))
     number = total(apply("mul", Var(f"step{levels}"), Var("steps")), step)
-    line = total(Var("ahead"), scaled(total(apply("mul", Var("number"), Var("lines")), Var("line")), LINE))
+
+    def ask(buffer: str, start: str, lines: str, size: int) -> Stmt:
+        line = total(apply("mul", Var("number"), Var(lines)), Var("line"))
+        fetch = Prefetch(buffer, total(Var(start), scaled(line, size)), 2)
+        return For(Var("line"), Var(lines), LoopKind.SERIAL, (fetch,))
 
     def row(tile: int) -> Stmt:
         index = total(where, Var("apart")) if tile else where
@@ -104,8 +108,8 @@ def pair_tiles_kernel(row_tiles: int, halves: int, levels: int) -> Kernel:
         products += [column(half), TileMultiply(half, 4, 6 + half)]
     if row_tiles > 1:
         products += [row(1), *(TileMultiply(2 + half, 5, 6 + half) for half in range(halves))]
-    ask = For(Var("line"), Var("lines"), LoopKind.SERIAL, (Prefetch("panel", line, 2),))
-    loop = For(step, Var("steps"), LoopKind.SERIAL, (Let(Var("number"), number), *products, ask))
+    asks = (ask("panel", "ahead", "lines", LINE), ask("rows", "rows_ahead", "row_lines", 2 * LINE))
+    loop = For(step, Var("steps"), LoopKind.SERIAL, (Let(Var("number"), number), *products, *asks))
     tiles = [2 * tile + half for tile in range(row_tiles) for half in range(halves)]
     body: list[Stmt] = [TileZero(tile) for tile in tiles]
     body += _nested([loop], levels)
@@ -117,6 +121,6 @@ def pair_tiles_kernel(row_tiles: int, halves: int, levels: int) -> Kernel:
         Buffer("panel", uint32, None),
         Buffer("block", float32, None, writable=True),
     )
-    names = ("steps", "stride", "row_stride", "apart", "second", "ahead", "lines")
+    names = ("steps", "stride", "row_stride", "apart", "second", "ahead", "lines", "rows_ahead", "row_lines")
     scalars = (*level_scalars(levels), *(Var(name) for name in names))
     return Kernel(f"pair_tiles_{row_tiles}x{halves}_d{levels}", buffers, scalars, tuple(body))
