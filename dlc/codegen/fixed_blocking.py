@@ -33,7 +33,7 @@ STORE_CYCLES = 100
 """Cycles to store a tile through the epilogue, most of it while another is multiplied."""
 GAIN = 0.8
 """Fixed point is used where its estimate is at most this part of the other's."""
-ROW_CYCLES, TURN_CYCLES = 1.0, 0.8
+ROW_CYCLES, TURN_CYCLES = 0.7, 0.8
 """Cycles to split an element of the rows, and to turn it before where the depth is not contiguous."""
 COLUMN_CYCLES = 1.8
 """Cycles to split an element of columns in every run."""
@@ -41,9 +41,11 @@ SUM_CYCLES = 2.0
 """Cycles to store an element of a partial sum and to load it again."""
 PAGE_BYTES, MOST_PAGES, LINE_CYCLES = 4096, 64, 20
 """Tiles of rows in more pages than the first-level table of translations holds cost so many cycles a line."""
-WORD_CYCLES, NEAR_WORD_CYCLES = 0.3, 0.05
+WORD_CYCLES, NEAR_WORD_CYCLES = 0.6, 0.2
 """Cycles to fetch a word of columns, most of them while tiles are multiplied; one that the cache holds."""
 TASK_CYCLES = 8000
+IDLE = 0.1
+"""What a thread waits for others at the end, in parts of a task: cores differ in speed, most of all with tiles."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ def _task_cycles(problem: Problem, target: CpuTarget, found: FixedBlocking, row_
     rows = -(-tiles // row_parts)
     panels = -(-found.fallback.panels // column_parts)
     columns = 2 * panels if panels > 1 else -(-min(BLOCK, problem.columns[-1].extent) // LANES)
-    groups = -(-rows // found.group_tiles)
     step = STEP_CYCLES * (LONG_FACTOR if problem.depth_count < SHORT_DEPTH else 1.0)
+    groups = -(-rows // found.group_tiles)
     work = rows * columns * (found.steps * step + STORE_CYCLES)
     split = rows * LANES * found.steps * STEP * (ROW_CYCLES + TURN_CYCLES * found.turned)
     pages = _tile_pages(problem)
@@ -198,7 +200,7 @@ def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> 
             panels = -(-whole.panels // wanted)
             column_chunks = -(-whole.panels // panels)
             tasks = row_chunks * column_chunks
-            if column_chunks != wanted or (tasks > 4 * threads and tasks > 1) or (threads == 1 and tasks > 1):
+            if column_chunks != wanted or (tasks > 8 * threads and tasks > 1) or (threads == 1 and tasks > 1):
                 continue
             fallback = replace(
                 whole,
@@ -212,6 +214,7 @@ def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> 
             for size in sizes:
                 found = FixedBlocking(fallback, levels, chunk_rows, size, turned)
                 cost = rounds * _task_cycles(problem, target, found, row_chunks, column_chunks)
+                cost *= 1 + IDLE * threads / (groups * tasks)
                 if best is None or cost < best[0]:
                     best = (cost, found)
     assert best is not None
