@@ -1,7 +1,7 @@
-"""Float32 contractions on AMX in fixed point: weights split once, rows as they come, products of bytes.
+"""Float32 contractions on AMX in fixed point: products of bytes. Columns are split ahead, rows by each task.
 
 A task first splits its rows and learns how much their scales would lose. Where that is too much beside what the
-weights' scales lose, or anything is out of range, it multiplies by fused multiply-adds. It must not know other
+columns' scales lose, or anything is out of range, it multiplies by fused multiply-adds. It must not know other
 paths but the loops that it shares with them.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dlc.codegen.amx_micro import BlockEpilogue
-from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, extent_of, merge
-from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
+from dlc.codegen.block_epilogue import BlockEpilogue
+from dlc.codegen.contract_analysis import Problem, extent_of, merge
+from dlc.codegen.contract_index import ZERO, least, scaled, total
 from dlc.codegen.contract_macro import MacroKernel
 from dlc.codegen.fixed_blocking import FixedBlocking
 from dlc.codegen.fixed_point import (
@@ -30,7 +30,6 @@ from dlc.codegen.fixed_point import (
 )
 from dlc.codegen.fixed_rows import turn_rows_kernel, turned_pitch
 from dlc.codegen.fixed_tiles import (
-    LINE,
     LONG,
     LONG_ROWS,
     SHORT,
@@ -39,7 +38,8 @@ from dlc.codegen.fixed_tiles import (
     fixed_tiles_and_epilogue_kernel,
     fixed_tiles_kernel,
 )
-from dlc.codegen.microkernel import LANES_NONE, LANES_STRIDE, LANES_UNIT
+from dlc.codegen.tile_kernel import TileKernel
+from dlc.codegen.tile_sizes import LINE
 from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import (
     Alloc,
@@ -69,9 +69,10 @@ FEWEST_TERMS = 4
 PRECISIONS = (SHORT, LONG_ROWS, LONG)
 COLUMN_FACTS = (ZEROS, LOST, SCARCE)
 ROW_FACTS = ("loss", "few", "thin")
+_ACCEPTED = apply("equal", Load("refused", ZERO, int32), const(0, int32))
 
 
-class AmxFixedKernel(MacroKernel):
+class AmxFixedKernel(TileKernel):
     """Builds the entry kernel.
 
     Its buffers are the row operand; words, last digits and facts of weights; the weights themselves; the output and
@@ -105,16 +106,15 @@ class AmxFixedKernel(MacroKernel):
         panels = -(-blocking.panels // blocking.column_chunks)
         first, group_rows = scaled(Var("rc"), tiles), found.group_tiles * LANES
         first_tile = scaled(Var("cc"), 2 * panels)
-        accepted = apply("equal", Load("refused", ZERO, int32), const(0, int32))
         group: tuple[Stmt, ...] = (
             Let(Var("row_first"), total(Var("chunk_first"), scaled(Var("rg"), group_rows))),
             If(
-                apply("bit_and", accepted, apply("less", Var("row_first"), Var("chunk_end"))),
+                apply("bit_and", _ACCEPTED, apply("less", Var("row_first"), Var("chunk_end"))),
                 (
                     Let(Var("row_end"), least(total(Var("row_first"), const(group_rows)), Var("chunk_end"))),
                     Let(Var("row_tiles"), self._tiles_of(apply("sub", Var("row_end"), Var("row_first")))),
                     *self._split_rows(),
-                    If(accepted, tuple(self._multiply())),
+                    If(_ACCEPTED, tuple(self._multiply())),
                 ),
             ),
         )
@@ -140,7 +140,7 @@ class AmxFixedKernel(MacroKernel):
             For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]
-        return [*statements, If(accepted, (), tuple(MacroKernel(self.problem, found.fallback)._task()))]
+        return [*statements, If(_ACCEPTED, (), tuple(MacroKernel(self.problem, found.fallback)._task()))]
 
     def _start(self, tile: Expr) -> Expr:
         """Return the first row of a tile of the fallback, by which tasks are cut."""
@@ -214,10 +214,9 @@ class AmxFixedKernel(MacroKernel):
             Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in measures), *judged), ()),
             *(Store(name, Var("t"), Horizontal("maximum", f"lane_{name}", ZERO, LANES, float32)) for name in ROW_FACTS),
             *self._judge_rows(),
-            If(apply("equal", Load("refused", ZERO, int32), const(0, int32)), (each(splitting),)),
+            If(_ACCEPTED, (each(splitting),)),
         )
-        accepted = apply("equal", Load("refused", ZERO, int32), const(0, int32))
-        return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, (If(accepted, tile),))]
+        return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, (If(_ACCEPTED, tile),))]
 
     def _turned(self) -> tuple[list[Stmt], Window]:
         """Turn a tile of rows; return where among them ``row`` lies. The last tile may begin before its first row."""
@@ -291,12 +290,6 @@ class AmxFixedKernel(MacroKernel):
                 asks.append(Prefetch(name, where))
         return [For(Var("r"), self._block_rows(), LoopKind.SERIAL, tuple(asks))] if asks else []
 
-    def _place(self, tensor: int) -> tuple[str, Expr]:
-        """Return a tensor's buffer and the constant part of its positions."""
-        if tensor == OUT:
-            return "out", ZERO
-        return f"e{tensor - FIRST_READ}", const(self.problem.reads[tensor - FIRST_READ].offset)
-
     def _turn(self, tile: Expr, column: Expr, first: Expr) -> Expr:
         """Return which of the two places of sums a tile takes."""
         number = total(apply("mul", apply("sub", column, first), Var("row_tiles")), tile)
@@ -344,43 +337,20 @@ class AmxFixedKernel(MacroKernel):
         self, tile: Expr, block: Expr, place: Expr, rows: Expr, first: Expr = ZERO
     ) -> tuple[BlockEpilogue, tuple[Window, ...], tuple[Expr, ...]]:
         """Return the epilogue, windows and scalars for ``rows`` rows from ``first`` on of tile ``block`` of rows."""
-        problem = self.problem
         local = total(scaled(block, LANES), first)
-        row = total(Var("row_first"), local)
-        windows = [
+        column = scaled(tile, LANES)
+        axes = {tensor: merge(self.problem.rows, [tensor]) for tensor in self.tensors[1:]}
+        strides = {tensor: found[0].strides[tensor] if len(found) == 1 else 0 for tensor, found in axes.items()}
+        ragged = self.column.extent % LANES > 0
+        columns = least(apply("sub", const(self.column.extent), column), LANES) if ragged else None
+        spec, tensors, scalars = self._epilogue_of(total(Var("row_first"), local), column, strides, columns)
+        windows = (
             Window("sums", total(scaled(place, SUMS), scaled(first, LANES))),
             Window("row_scales", local),
             Window("facts", scaled(self._column_tile(tile), FACTS * LANES)),
-        ]
-        column = scaled(tile, LANES)
-        scalars, reads = [rows], []
-        for tensor in self.tensors[1:]:
-            axes = merge(problem.rows, [tensor])
-            stride = self.column.strides[tensor]
-            name, constant = self._place(tensor)
-            base = total(self._group_offset(tensor), self._row_offset(row, tensor), scaled(column, stride), constant)
-            windows.append(Window(name, base))
-            scalars.append(const(axes[0].strides[tensor] if len(axes) == 1 else 0))
-            if tensor != OUT:
-                lanes = LANES_NONE if stride == 0 else LANES_UNIT if stride == 1 else LANES_STRIDE
-                reads.append((problem.reads[tensor - FIRST_READ].dtype, lanes))
-                if lanes == LANES_STRIDE:
-                    scalars.append(const(stride))
-        ragged = self.column.extent % LANES > 0
-        if ragged:
-            scalars.append(least(apply("sub", const(self.column.extent), column), LANES))
-        spec = BlockEpilogue(problem.body, problem.out_dtype, tuple(reads), ragged)
-        return spec, tuple(windows), tuple(scalars)
-
-    # -- addresses ---------------------------------------------------------------------------------
+        )
+        return spec, (*windows, *tensors), (rows, *scalars)
 
     def _column_tile(self, tile: Expr) -> Expr:
         """Number a group's tile of columns among all."""
         return total(scaled(Var("group"), self.tiles), tile) if extent_of(self.groups) > 1 else tile
-
-    def _group_offset(self, tensor: int) -> Expr:
-        return offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
-
-    def _row_offset(self, row: Expr, tensor: int) -> Expr:
-        axes = merge(self.problem.rows, [tensor])
-        return offset(decode(row, [a.extent for a in axes]), axes, tensor)

@@ -7,16 +7,16 @@ Sums stay in tiles over the whole depth. It must not know other paths but the lo
 
 from __future__ import annotations
 
-from dlc.codegen.amx_micro import BLOCK, STEP, TILE, TILE_ELEMENTS, BlockEpilogue, epilogue_block_kernel
-from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, merge
+from dlc.codegen.block_epilogue import epilogue_block_kernel
+from dlc.codegen.contract_analysis import Problem, merge
 from dlc.codegen.contract_blocking import LOCAL
-from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
-from dlc.codegen.contract_macro import MacroKernel
+from dlc.codegen.contract_index import ZERO, least, scaled, total
 from dlc.codegen.contract_pack import packed_panels
-from dlc.codegen.microkernel import LANES_NONE, LANES_STRIDE, LANES_UNIT
 from dlc.codegen.pair_runs import PAIRS, by_columns, pack_runs
-from dlc.codegen.pair_tiles import LINE, copy_row_kernel, pair_tiles_kernel
+from dlc.codegen.pair_tiles import copy_row_kernel, pair_tiles_kernel
 from dlc.codegen.pairs_blocking import Lines, PairsBlocking
+from dlc.codegen.tile_kernel import TileKernel
+from dlc.codegen.tile_sizes import BLOCK, LINE, STEP, TILE, TILE_ELEMENTS
 from dlc.ir.expr import Expr, Var, apply, const, select
 from dlc.ir.kernel import (
     Alloc,
@@ -36,7 +36,7 @@ from dlc.ir.kernel import (
 from dlc.ir.types import float32, uint16, uint32
 
 
-class AmxPairsKernel(MacroKernel):
+class AmxPairsKernel(TileKernel):
     """Builds the entry kernel of one contraction: buffers row operand, panels, output, epilogue inputs."""
 
     def __init__(self, problem: Problem, found: PairsBlocking) -> None:
@@ -227,36 +227,11 @@ class AmxPairsKernel(MacroKernel):
 
     def _epilogue(self, columns: int, place: Expr, row: Expr, rows: Expr, strides: dict[int, int]) -> Stmt:
         """Return the call for ``rows`` rows from ``row`` on; the first is multiplied as number ``place``."""
-        problem, ragged = self.problem, columns < BLOCK
         first = Var("block_first") if self.found.lines is None else Var("tile_first")
-        windows = [Window("sums", apply("mul", apply("sub", place, first), const(BLOCK)))]
-        scalars: list[Expr] = [rows]
-        reads = []
-        for tensor in self.tensors[1:]:
-            stride = self.column.strides[tensor]
-            constant = problem.reads[tensor - FIRST_READ].offset if tensor != OUT else 0
-            column = scaled(Var("panel"), BLOCK * stride)
-            base = total(self._group_offset(tensor), self._row_offset(row, tensor), column, const(constant))
-            windows.append(Window("out" if tensor == OUT else f"e{tensor - FIRST_READ}", base))
-            scalars.append(const(strides[tensor]))
-            if tensor != OUT:
-                lanes = LANES_NONE if stride == 0 else LANES_UNIT if stride == 1 else LANES_STRIDE
-                reads.append((problem.reads[tensor - FIRST_READ].dtype, lanes))
-                if lanes == LANES_STRIDE:
-                    scalars.append(const(stride))
-        if ragged:
-            scalars.append(const(columns))
-        spec = BlockEpilogue(problem.body, problem.out_dtype, tuple(reads), ragged)
-        return Call(epilogue_block_kernel(spec), tuple(windows), tuple(scalars))
-
-    # -- addresses ---------------------------------------------------------------------------------
-
-    def _group_offset(self, tensor: int) -> Expr:
-        return offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
-
-    def _row_offset(self, row: Expr, tensor: int) -> Expr:
-        axes = merge(self.problem.rows, [tensor])
-        return offset(decode(row, [a.extent for a in axes]), axes, tensor)
+        sums = Window("sums", apply("mul", apply("sub", place, first), const(BLOCK)))
+        left = const(columns) if columns < BLOCK else None
+        spec, windows, scalars = self._epilogue_of(row, scaled(Var("panel"), BLOCK), strides, left)
+        return Call(epilogue_block_kernel(spec), (sums, *windows), (rows, *scalars))
 
 
 def amx_pairs_kernel(problem: Problem, found: PairsBlocking, name: str, panel_size: int) -> Kernel:

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from dlc.codegen.contract_analysis import LoopAxis, Problem, extent_of
 from dlc.codegen.contract_index import decode, offset, scaled, total
+from dlc.codegen.depth_levels import level_scalars, nested_levels
 from dlc.codegen.pack_pairs import paired_panel_kernel
 from dlc.ir.expr import Expr, Load, Var, apply, const, select
 from dlc.ir.kernel import Buffer, Call, For, If, Kernel, Let, LoopKind, Stmt, Store, Transpose, Window
@@ -171,15 +172,8 @@ def panel_kernel(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool
         Let(Var("step"), apply("add", Var("first"), k)),
     )
     loops.append(For(Var("k"), rest, LoopKind.SERIAL, (*lets, *_depth_step(dtype, lanes, vectors, form, ragged))))
-    for level in reversed(range(deepest)):
-        k = Var(f"k{level}")
-        outer = (
-            Let(Var(f"at{level + 1}"), apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))),
-            Let(Var(f"step{level + 1}"), apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)),
-        )
-        loops = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*outer, *loops))]
-    body = (Let(Var("at0"), const(0)), Let(Var("step0"), const(0)), *loops)
-    names = [name for level in range(levels) for name in (f"n{level}", f"s{level}")]
+    body = tuple(nested_levels(loops, deepest))
+    names = [scalar.name for scalar in level_scalars(levels)]
     names += [] if form == UNIT else ["stride"]
     names += ["columns"] if ragged else []
     buffers = (Buffer("source", dtype, None), Buffer("packed", dtype, None, writable=True))

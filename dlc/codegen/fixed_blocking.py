@@ -6,14 +6,15 @@ Pure decisions from shapes, target and thread count. It must not build kernels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from dlc.codegen.amx_micro import BLOCK
 from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of, merge
 from dlc.codegen.contract_blocking import LOCAL, PACKED, Blocking, RegisterTile, Split, can_block, choose_blocking
 from dlc.codegen.contract_cost import fma_cycles
 from dlc.codegen.contract_split import cut_depth
 from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, LANES, ROW_STEP_WORDS, STEP
 from dlc.codegen.target import CpuTarget
+from dlc.codegen.tile_sizes import BLOCK
 from dlc.ir.types import float32
 
 SHALLOWEST, DEEPEST = 96, 16384
@@ -163,6 +164,7 @@ def _group_sizes(chunk: int, fitting: int) -> list[int]:
     return sorted({-(-chunk // -(-chunk // size)) for size in wanted})
 
 
+@lru_cache(maxsize=256)
 def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> FixedBlocking:
     """Choose tasks and row groups."""
     rows = problem.row_count

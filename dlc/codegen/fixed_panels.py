@@ -5,13 +5,13 @@ It must not know how the digits are multiplied.
 
 from __future__ import annotations
 
-from dlc.codegen.amx_micro import BLOCK
 from dlc.codegen.contract_analysis import Problem, extent_of
 from dlc.codegen.contract_index import ZERO, decode, offset, scaled, total
 from dlc.codegen.contract_pack import call_panel_kernel, packed_panels
 from dlc.codegen.fixed_blocking import FixedBlocking
 from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, TILE_WORDS, digit_columns_kernel
 from dlc.codegen.target import CpuTarget
+from dlc.codegen.tile_sizes import BLOCK
 from dlc.ir.expr import Var, apply, const
 from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, LoopKind, Space, Stmt, Window
 from dlc.ir.types import float32, uint32

@@ -16,6 +16,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from dlc.codegen.contract_index import ZERO, scaled, total
+from dlc.codegen.depth_levels import level_scalars, nested_levels
 from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, If, Kernel, Let, LoopKind, Space, Stmt, Store
 from dlc.ir.types import float32, uint32
@@ -148,22 +149,6 @@ def _words() -> list[Expr]:
 # -- rows --------------------------------------------------------------------------------------------
 
 
-def _nested(levels: int, body: list[Stmt]) -> list[Stmt]:
-    """Wrap statements over ``at<last>`` (elements) and ``run<last>`` (number of the run) in the outer levels."""
-    for level in reversed(range(levels - 1)):
-        k = Var(f"k{level}")
-        at = apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))
-        run = apply("add", apply("mul", Var(f"run{level}"), Var(f"n{level}")), k)
-        lets = (Let(Var(f"at{level + 1}"), at), Let(Var(f"run{level + 1}"), run))
-        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
-    return [Let(Var("at0"), ZERO), Let(Var("run0"), ZERO), *body]
-
-
-def _row_scalars(levels: int) -> tuple[Var, ...]:
-    """Extent and stride of each depth level of a row; the innermost is contiguous."""
-    return tuple(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}"))
-
-
 def _row_value(levels: int, position: Expr) -> Expr:
     return Load("source", apply("add", Var(f"at{levels - 1}"), position), float32)
 
@@ -181,7 +166,7 @@ def measure_row_kernel(levels: int) -> Kernel:
     ]
     body = [
         *_zeroed(wide, *MEASURES),
-        *_nested(levels, measuring),
+        *nested_levels(measuring, levels - 1),
         *(
             Store(f"row_{name}", ZERO, Horizontal("maximum" if name == "largest" else "add", name, ZERO, wide, float32))
             for name in MEASURES
@@ -191,7 +176,7 @@ def measure_row_kernel(levels: int) -> Kernel:
         Buffer("source", float32, None),
         *(Buffer(f"row_{name}", float32, None, writable=True) for name in MEASURES),
     )
-    return Kernel(f"measure_row_d{levels}", buffers, _row_scalars(levels), tuple(body))
+    return Kernel(f"measure_row_d{levels}", buffers, level_scalars(levels), tuple(body))
 
 
 @lru_cache(maxsize=1)
@@ -226,7 +211,7 @@ def judge_rows_kernel() -> Kernel:
 def digit_row_kernel(levels: int) -> Kernel:
     """Return the kernel (source, multiplier, words) that splits one row of a tile of rows.
 
-    Scalars as ``_row_scalars`` names them; the innermost level is filled up with zeros to whole steps.
+    Scalars as ``level_scalars`` names them; the innermost level is filled up with zeros to whole steps.
     """
     last = levels - 1
     extent = Var(f"n{last}")
@@ -248,17 +233,17 @@ def digit_row_kernel(levels: int) -> Kernel:
     steps = apply("floor_div", extent, const(STEP))
     all_steps = apply("floor_div", total(extent, const(STEP - 1)), const(STEP))
     splitting: list[Stmt] = [
-        Let(Var("first"), apply("mul", Var(f"run{last}"), all_steps)),
+        Let(Var("first"), apply("mul", Var(f"step{last}"), all_steps)),
         For(Var("c"), steps, LoopKind.SERIAL, (digits(Var("c"), False),)),
         If(apply("less", steps, all_steps), (digits(steps, True),)),
     ]
-    body = [Let(Var("factor", float32), Load("multiplier", ZERO, float32)), *_nested(levels, splitting)]
+    body = [Let(Var("factor", float32), Load("multiplier", ZERO, float32)), *nested_levels(splitting, levels - 1)]
     buffers = (
         Buffer("source", float32, None),
         Buffer("multiplier", float32, None),
         Buffer("words", uint32, None, writable=True),
     )
-    return Kernel(f"digit_row_d{levels}", buffers, _row_scalars(levels), tuple(body))
+    return Kernel(f"digit_row_d{levels}", buffers, level_scalars(levels), tuple(body))
 
 
 # -- columns -----------------------------------------------------------------------------------------

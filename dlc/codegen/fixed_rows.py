@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from dlc.codegen.contract_index import ZERO, scaled, total
+from dlc.codegen.depth_levels import level_scalars, nested_levels
 from dlc.codegen.fixed_point import LANES
 from dlc.ir.expr import Expr, Var, apply, const
 from dlc.ir.kernel import Buffer, For, If, Kernel, Let, LoopKind, Stmt, Transpose, Window
@@ -35,17 +36,10 @@ def turn_rows_kernel(levels: int) -> Kernel:
 
     whole, rest = apply("floor_div", extent, const(LANES)), apply("floor_mod", extent, const(LANES))
     body: list[Stmt] = [
-        Let(Var("first"), apply("mul", Var(f"run{last}"), extent)),
+        Let(Var("first"), apply("mul", Var(f"step{last}"), extent)),
         For(Var("c"), whole, LoopKind.SERIAL, (square(Var("c"), None),)),
         If(apply("greater", rest, ZERO), (square(whole, rest),)),
     ]
-    for level in reversed(range(last)):
-        k = Var(f"k{level}")
-        at = apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))
-        run = apply("add", apply("mul", Var(f"run{level}"), Var(f"n{level}")), k)
-        lets = (Let(Var(f"at{level + 1}"), at), Let(Var(f"run{level + 1}"), run))
-        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
-    body = [Let(Var("at0"), ZERO), Let(Var("run0"), ZERO), *body]
-    scalars = (*(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}")), Var("pitch"))
+    scalars = (*level_scalars(levels), Var("pitch"))
     buffers = (Buffer("source", float32, None), Buffer("turned", float32, None, writable=True))
-    return Kernel(f"turn_rows_d{levels}", buffers, scalars, tuple(body))
+    return Kernel(f"turn_rows_d{levels}", buffers, scalars, tuple(nested_levels(body, last)))

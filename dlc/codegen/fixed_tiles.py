@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from dlc.codegen.amx_micro import BlockEpilogue, epilogue_scalars
+from dlc.codegen.block_epilogue import BlockEpilogue, epilogue_buffers, epilogue_scalars, store_results
 from dlc.codegen.contract_index import scaled, total
 from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, DIGITS, LANES, ROW_STEP_WORDS, TILE_WORDS
-from dlc.codegen.microkernel import LANES_NONE, LANES_UNIT
-from dlc.ir.epilogue import ACCUMULATOR
-from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
+from dlc.codegen.tile_sizes import LINE
+from dlc.ir.expr import Expr, Load, Var, apply, cast, const
 from dlc.ir.kernel import (
     Buffer,
     For,
@@ -23,7 +22,6 @@ from dlc.ir.kernel import (
     LoopKind,
     Prefetch,
     Stmt,
-    Store,
     TileLoad,
     TileMultiply,
     TileStore,
@@ -37,8 +35,6 @@ SUMS = WEIGHTS * LANES * LANES
 SHORT, LONG_ROWS, LONG = range(3)
 """Precisions: three digits of both sides, four of rows, four of both."""
 _NAMES = ("short", "long_rows", "long")
-LINE = 16
-"""Words of a cache line."""
 
 
 @lru_cache(maxsize=8)
@@ -59,12 +55,12 @@ def fixed_tiles_and_epilogue_kernel(precision: int, spec: BlockEpilogue) -> Kern
     of rows to store in every step: vector units are free while tiles are multiplied.
     """
     row = total(apply("mul", Var("k"), Var("each")), Var("r"))
-    store = If(apply("less", Var("row"), Var("rows_left")), (_epilogue_row(spec, Var("row")),))
+    store = If(apply("less", Var("row"), Var("row_count")), (_epilogue_row(spec, Var("row")),))
     meanwhile = For(Var("r"), Var("each"), LoopKind.SERIAL, (Let(Var("row"), row), store))
     return Kernel(
         f"fixed_tiles_{_NAMES[precision]}_and_epilogue" + ("_ragged" if spec.ragged else ""),
         (*_TILE_BUFFERS, *_epilogue_buffers(spec)),
-        (*_TILE_SCALARS, *_epilogue_scalars(spec), Var("each")),
+        (*_TILE_SCALARS, *map(Var, epilogue_scalars(spec)), Var("each")),
         tuple(_tiles(precision, (meanwhile,))),
     )
 
@@ -76,9 +72,9 @@ def fixed_epilogue_kernel(spec: BlockEpilogue) -> Kernel:
     ``done`` holds its sums, ``scales`` those of rows, ``units`` those of columns. Scalars: rows, strides of rows and
     where needed of lanes, and with ``ragged`` the columns.
     """
-    body = (For(Var("row"), Var("rows_left"), LoopKind.SERIAL, (_epilogue_row(spec, Var("row")),)),)
+    body = (For(Var("row"), Var("row_count"), LoopKind.SERIAL, (_epilogue_row(spec, Var("row")),)),)
     name = "fixed_epilogue" + ("_ragged" if spec.ragged else "")
-    return Kernel(name, _epilogue_buffers(spec), _epilogue_scalars(spec), body)
+    return Kernel(name, _epilogue_buffers(spec), tuple(map(Var, epilogue_scalars(spec))), body)
 
 
 _TILE_BUFFERS = (
@@ -124,18 +120,8 @@ def _tiles(precision: int, meanwhile: tuple[Stmt, ...]) -> list[Stmt]:
 
 
 def _epilogue_buffers(spec: BlockEpilogue) -> tuple[Buffer, ...]:
-    return (
-        Buffer("done", int32, None),
-        Buffer("scales", float32, None),
-        Buffer("units", float32, None),
-        Buffer("out", spec.out_dtype, None, writable=True),
-        *(Buffer(f"e{number}", dtype, None) for number, (dtype, _) in enumerate(spec.reads)),
-    )
-
-
-def _epilogue_scalars(spec: BlockEpilogue) -> tuple[Var, ...]:
-    renamed = {"rows": "rows_left", "columns": "columns_left"}
-    return tuple(Var(renamed.get(name, name)) for name in epilogue_scalars(spec))
+    sums = (Buffer("done", int32, None), Buffer("scales", float32, None), Buffer("units", float32, None))
+    return *sums, *epilogue_buffers(spec)
 
 
 def _epilogue_row(spec: BlockEpilogue, row: Expr) -> Stmt:
@@ -149,15 +135,4 @@ def _epilogue_row(spec: BlockEpilogue, row: Expr) -> Stmt:
         value = apply("mul", number, factor) if value is None else apply("fma", number, factor, value)
     assert value is not None
     value = apply("mul", apply("mul", value, Load("units", lane, float32)), Load("scales", row, float32))
-    mapping: dict[Expr, Expr] = {Var(ACCUMULATOR, float32): value}
-    for read, (dtype, lanes) in enumerate(spec.reads):
-        index: Expr = apply("mul", row, Var(f"e{read}_row"))
-        if lanes == LANES_UNIT:
-            index = apply("add", index, lane)
-        elif lanes != LANES_NONE:
-            index = apply("add", index, apply("mul", lane, Var(f"e{read}_lane")))
-        mapping[Var(f"read{read}", dtype)] = Load(f"e{read}", index, dtype)
-    result = cast(substitute(spec.body, mapping), spec.out_dtype)
-    store = Store("out", apply("add", apply("mul", row, Var("out_row")), lane), result)
-    active = apply("less", lane, Var("columns_left")) if spec.ragged else None
-    return For(lane, const(LANES), LoopKind.VECTOR, (store,), active)
+    return store_results(spec, value, row)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from dlc.codegen.depth_levels import level_scalars, nested_levels
 from dlc.ir.cost import cost
 from dlc.ir.epilogue import ACCUMULATOR
 from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
@@ -423,13 +424,5 @@ def stage_kernel(dtype: DType, lanes: int, rows: int, pitch: int, levels: int) -
         store = Store("target", apply("add", target, lane), Load("source", apply("add", at, lane), dtype))
         active = apply("less", Var("lane"), const(rows - first)) if rows - first < lanes else None
         body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,), active))
-    for level in reversed(range(levels)):
-        k = Var(f"k{level}")
-        step = apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)
-        source = apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))
-        lets = [Let(Var(f"at{level + 1}"), source), Let(Var(f"step{level + 1}"), step)]
-        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
-    body = [Let(Var("at0"), const(0)), Let(Var("step0"), const(0)), *body]
-    scalars = tuple(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}"))
     buffers = (Buffer("source", dtype, None), Buffer("target", dtype, None, writable=True))
-    return Kernel(f"stage_{dtype}_{rows}_d{levels}", buffers, scalars, tuple(body))
+    return Kernel(f"stage_{dtype}_{rows}_d{levels}", buffers, level_scalars(levels), tuple(nested_levels(body, levels)))

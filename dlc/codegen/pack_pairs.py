@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from dlc.codegen.contract_index import scaled, total
+from dlc.codegen.depth_levels import level_scalars, nested_levels
 from dlc.ir.expr import Expr, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import Buffer, For, Kernel, Let, LoopKind, Stmt, Store
 from dlc.ir.types import uint16, uint32
@@ -35,15 +36,8 @@ def paired_panel_kernel(lanes: int, vectors: int, unit: bool, ragged: bool, odd:
     if odd:
         body = (Let(Var("k"), whole), *lets, *_step(lanes, vectors, unit, ragged, True))
         loops.append(For(Var("half"), const(1), LoopKind.SERIAL, body))
-    for level in reversed(range(deepest)):
-        k = Var(f"k{level}")
-        outer = (
-            Let(Var(f"at{level + 1}"), apply("add", Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))),
-            Let(Var(f"step{level + 1}"), apply("add", apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)),
-        )
-        loops = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*outer, *loops))]
-    body = (Let(Var("at0"), const(0)), Let(Var("step0"), const(0)), *loops)
-    names = [name for level in range(levels) for name in (f"n{level}", f"s{level}")]
+    body = tuple(nested_levels(loops, deepest))
+    names = [scalar.name for scalar in level_scalars(levels)]
     names += [] if unit else ["stride"]
     names += ["columns"] if ragged else []
     buffers = (Buffer("source", uint16, None), Buffer("packed", uint32, None, writable=True))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from dlc.codegen.amx_micro import BLOCK, STEP, TILE, TILE_ELEMENTS
 from dlc.codegen.contract_index import ZERO, scaled, total
+from dlc.codegen.depth_levels import level_scalars, nested_levels
 from dlc.codegen.pair_runs import PAIRS
+from dlc.codegen.tile_sizes import BLOCK, LINE, STEP, TILE, TILE_ELEMENTS
 from dlc.ir.expr import Load, Var, apply, const
 from dlc.ir.kernel import (
     Buffer,
@@ -23,25 +24,6 @@ from dlc.ir.kernel import (
     TileZero,
 )
 from dlc.ir.types import float32, uint16, uint32
-
-LINE = 16
-"""Words of a cache line."""
-
-
-def _nested(body: list[Stmt], levels: int) -> list[Stmt]:
-    """Put levels of depth ``n<l>``, ``s<l>`` around ``body``, which reads ``at<levels>`` and ``step<levels>``."""
-    for level in reversed(range(levels)):
-        k = Var(f"k{level}")
-        count = total(apply("mul", Var(f"step{level}"), Var(f"n{level}")), k)
-        start = total(Var(f"at{level}"), apply("mul", k, Var(f"s{level}")))
-        lets = [Let(Var(f"at{level + 1}"), start), Let(Var(f"step{level + 1}"), count)]
-        body = [For(k, Var(f"n{level}"), LoopKind.SERIAL, (*lets, *body))]
-    return [Let(Var("at0"), ZERO), Let(Var("step0"), ZERO), *body]
-
-
-def level_scalars(levels: int) -> tuple[Var, ...]:
-    """Return the scalars of levels of depth: extent and stride of each."""
-    return tuple(Var(name) for level in range(levels) for name in (f"n{level}", f"s{level}"))
 
 
 @lru_cache(maxsize=64)
@@ -74,7 +56,7 @@ def copy_row_kernel(levels: int, ragged: bool) -> Kernel:
         body += copied(chunks, True)
     buffers = (Buffer("source", uint16, None), Buffer("target", uint16, None, writable=True))
     name = f"copy_row_d{levels}" + ("_ragged" if ragged else "")
-    return Kernel(name, buffers, (*level_scalars(levels), elements), (*head, *_nested(body, levels)))
+    return Kernel(name, buffers, (*level_scalars(levels), elements), (*head, *nested_levels(body, levels)))
 
 
 @lru_cache(maxsize=32)
@@ -112,7 +94,7 @@ def pair_tiles_kernel(row_tiles: int, halves: int, levels: int) -> Kernel:
     loop = For(step, Var("steps"), LoopKind.SERIAL, (Let(Var("number"), number), *products, *asks))
     tiles = [2 * tile + half for tile in range(row_tiles) for half in range(halves)]
     body: list[Stmt] = [TileZero(tile) for tile in tiles]
-    body += _nested([loop], levels)
+    body += nested_levels([loop], levels)
     for tile in tiles:
         place = total(Var("second") if tile > 1 else ZERO, const(tile % 2 * TILE))
         body.append(TileStore(tile, "block", place, const(BLOCK)))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dlc.codegen.amx_micro import STEP, TILE, TILE_ELEMENTS
 from dlc.codegen.contract_analysis import Problem, extent_of, merge
 from dlc.codegen.contract_blocking import LOCAL, PACKED, Blocking, choose_blocking
 from dlc.codegen.pair_runs import PairRuns, pair_runs
 from dlc.codegen.target import CpuTarget
+from dlc.codegen.tile_sizes import STEP, TILE, TILE_ELEMENTS
 
 FEWEST_ROWS = 8
 """A tile product takes as long for fewer rows: vectors of pairs do those as fast."""
