@@ -65,6 +65,15 @@ def _exp_by_table(f: Formula, x: Number) -> Number:
     return (x < -104.0).pick(0.0, f.scale(p, n * (1 / TABLE), index))  # scaling rounds the exponent down
 
 
+def _exp_normal(f: Formula, x: Number) -> Number:
+    """exp(x) for x from -87 to 88.7, infinity from 88.38 on: one power of two scales all of it; about 1 ULP."""
+    n, bits = f.segment(x, math.log(2))
+    r = f.fma(n, -_LN2_HIGH, x)
+    r = f.fma(n, -_LN2_LOW, r)
+    p = f.fma(f.polynomial(r, _EXP), r * r, r) + 1.0
+    return p * ((bits << 23) + (127 << 23)).as_float()
+
+
 def exp(f: Formula, x: Number) -> Number:
     """e**x: 2^n times a polynomial in the rest; about 1 ULP."""
     return exp_scaled(f, x)
@@ -133,22 +142,23 @@ def tanh(f: Formula, x: Number) -> Number:
     if f.has_lookup:
         return _by_segments(f, x, TANH_SEGMENT, TANH_TABLE, 9.1)
     a = x.abs()
-    large = 1.0 - 2.0 / (exp_scaled(f, a + a) + 1.0)
+    large = 1.0 - 2.0 / (_exp_normal(f, f.below(a + a, 20.0)) + 1.0)
     z = x * x
     small = f.fma(f.polynomial(z, _TANH) * z, a, a)
     return f.copysign((a < 0.6).pick(small, large), x)
 
 
 def sigmoid(f: Formula, x: Number) -> Number:
-    """1 / (1 + e**-x), through e**-|x| so that neither end cancels or overflows; about 2.5 ULP.
+    """1 / (1 + e**-x); with lookups through e**-|x|, of which the quotient needs no division; about 2.5 ULP.
 
     What would be subnormal is zero: a microcode assist for each vector would make it up to 28 times as slow.
     """
+    if not f.has_lookup:  # infinite powers leave zero, and small ones nothing of themselves beside 1
+        power = _exp_normal(f, f.above(f.below(-x, 88.7), -20.0))
+        return (x < _LEAST_LOG).pick(0.0, 1.0 / (power + 1.0))
     y = -x.abs()
     vanishes = y < _LEAST_LOG
-    y = vanishes.pick(0.0, y)
-    e = _exp_by_table(f, y) if f.has_lookup else exp_scaled(f, y)
-    e = vanishes.pick(0.0, e)
+    e = vanishes.pick(0.0, _exp_by_table(f, vanishes.pick(0.0, y)))
     return f.quotient((x < 0.0).pick(e, 1.0), e + 1.0)
 
 
@@ -158,7 +168,7 @@ def erf(f: Formula, x: Number) -> Number:
         return _by_segments(f, x, ERF_SEGMENT, ERF_TABLE, 3.95)
     a = x.abs()
     small = f.fma(f.polynomial(x * x, _ERF), a, a)
-    large = 1.0 - exp_scaled(f, -f.polynomial(f.below(a, 3.95), _ERFC))
+    large = 1.0 - _exp_normal(f, -f.polynomial(f.below(a, 3.95), _ERFC))
     return f.copysign((a < 0.925).pick(small, large), x)
 
 
