@@ -13,7 +13,7 @@ from functools import lru_cache
 from dlc.codegen.depth_levels import level_scalars, nested_levels
 from dlc.ir.cost import cost
 from dlc.ir.epilogue import ACCUMULATOR
-from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
+from dlc.ir.expr import Expr, Load, Var, apply, cast, const, select, substitute
 from dlc.ir.kernel import (
     Accumulate,
     Alloc,
@@ -421,8 +421,10 @@ def stage_kernel(dtype: DType, lanes: int, rows: int, pitch: int, levels: int) -
     body: list[Stmt] = []
     for first in range(0, rows, lanes):
         lane = apply("add", const(first), Var("lane"))
-        store = Store("target", apply("add", target, lane), Load("source", apply("add", at, lane), dtype))
-        active = apply("less", Var("lane"), const(rows - first)) if rows - first < lanes else None
-        body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,), active))
+        value: Expr = Load("source", apply("add", at, lane), dtype)
+        if rows - first < lanes:
+            value = select(apply("less", Var("lane"), const(rows - first)), value, const(0, dtype))
+        store = Store("target", apply("add", target, lane), value)
+        body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,)))
     buffers = (Buffer("source", dtype, None), Buffer("target", dtype, None, writable=True))
     return Kernel(f"stage_{dtype}_{rows}_d{levels}", buffers, level_scalars(levels), tuple(nested_levels(body, levels)))
