@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, extent_of, merge
 from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, Blocking
 from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
-from dlc.codegen.contract_pack import call_panel_kernel, packed_panels
+from dlc.codegen.contract_pack import call_panel_kernel, call_side_by_side, packed_panels
 from dlc.codegen.microkernel import (
     LANES_NONE,
     LANES_STRIDE,
@@ -32,6 +32,8 @@ from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, S
 PREFETCH_STEPS = 16
 """Depth steps by which a packed panel is asked for: about the latency of the second-level cache and more."""
 
+STAGED_BYTES = 128
+"""So many bytes of each depth step are staged at once."""
 SHORT_DEPTH = 48
 """A tile of so few depth steps is done before its output's lines arrive."""
 
@@ -110,7 +112,7 @@ class MacroKernel:
             tile_count: Expr = apply("sub", tile_end, first_tile)
         else:
             tile_count = const(tiles)
-        tile_loop = For(Var("tt"), tile_count, LoopKind.SERIAL, tuple(self._tile(total(first_tile, Var("tt")))))
+        tile_loop = self._tile_loop(first_tile, tile_count)
         blocks = -(-panels // blocking.block_panels)
         work: list[Stmt] = [tile_loop]
         if blocking.panels_from == LOCAL:
@@ -121,7 +123,7 @@ class MacroKernel:
             column_body = [lets[0], If(apply("less", Var("panel0"), panel_end), (lets[1], *work))]
         statements: list[Stmt] = [For(Var("nb"), const(blocks), LoopKind.SERIAL, tuple(column_body))]
         if blocking.staged:
-            size = blocking.tile.pitch * blocking.pass_depth
+            size = self._together() * self._staged_size()
             statements.insert(0, Alloc(Buffer("staged", self.problem.dtype, size, Space.LOCAL)))
         if blocking.panels_from == LOCAL:
             size = blocking.block_panels * blocking.pass_depth * blocking.tile.width
@@ -130,20 +132,39 @@ class MacroKernel:
             statements = [For(Var("pass"), const(blocking.passes), LoopKind.SERIAL, tuple(statements))]
         return statements
 
+    def _tile_loop(self, first_tile: Expr, count: Expr) -> For:
+        """All row tiles of a chunk; where rows are staged, some tiles together."""
+        number, together = Var("tt"), self._together()
+        if not self.blocking.staged:
+            return For(number, count, LoopKind.SERIAL, tuple(self._tile(total(first_tile, number))))
+        start = scaled(Var("tg"), together)
+        here = Let(number, total(start, Var("member")))
+        members = least(apply("sub", count, start), together)
+        groups = apply("floor_div", total(count, const(together - 1)), const(together))
+        tiles = For(Var("member"), members, LoopKind.SERIAL, (here, *self._tile(total(first_tile, number))))
+        last = total(first_tile, count, const(-1))
+        begin = [least(total(first_tile, start, const(member)), last) for member in range(together)]
+        return For(Var("tg"), groups, LoopKind.SERIAL, (*self._stage(begin), tiles))
+
     def _tile(self, tile: Expr) -> list[Stmt]:
         """One row tile against the panels of a block."""
         split = self.blocking.tiles
-        inner = apply("floor_mod", tile, const(split.parts)) if not self._one_inner() else tile
-        statements: list[Stmt] = [Let(Var("tile"), tile), Let(Var("inner"), inner)]
-        first = scaled(Var("inner"), split.size)
-        if split.extra:
-            first = total(first, least(Var("inner"), split.extra))
-        statements.append(Let(Var("row0"), first))
+        statements: list[Stmt] = [Let(Var("tile"), tile), Let(Var("inner"), self._inner(tile))]
+        statements.append(Let(Var("row0"), self._first_row(Var("inner"))))
         large, small = split.size + 1, split.size
         if not split.extra:
             return statements + self._rows(small)
         is_large = apply("less", Var("inner"), const(split.extra))
         return [*statements, If(is_large, tuple(self._rows(large)), tuple(self._rows(small)))]
+
+    def _inner(self, tile: Expr) -> Expr:
+        """Return the number of a tile among those of the rows that tiles run over."""
+        return tile if self._one_inner() else apply("floor_mod", tile, const(self.blocking.tiles.parts))
+
+    def _first_row(self, inner: Expr) -> Expr:
+        split = self.blocking.tiles
+        first = scaled(inner, split.size)
+        return total(first, least(inner, split.extra)) if split.extra else first
 
     def _one_inner(self) -> bool:
         return self.blocking.tile_count == self.blocking.tiles.parts
@@ -152,8 +173,6 @@ class MacroKernel:
         """Calls of the micro-kernel of ``rows`` rows: whole panels, then the ragged last one."""
         statements: list[Stmt] = []
         maps = {tensor: self._row_map(tensor, rows, statements) for tensor in self.tensors}
-        if self.blocking.staged:
-            statements.append(self._stage(rows, maps[self.problem.row_operand]))
         width = self.blocking.tile.width
         full, tail = divmod(self.column.extent, width)
         end: Expr = Var("panel1")
@@ -179,29 +198,41 @@ class MacroKernel:
             statements.append(If(has_tail, (call,)) if self.blocking.panels > 1 else call)
         return statements
 
-    def _stage(self, rows: int, row_map: RowMap) -> Stmt:
-        """Copy the tile's rows, contiguous at each depth step, to scratch memory, steps next to each other."""
-        levels, row_depth, _ = self._depth()
+    def _together(self) -> int:
+        """Return how many row tiles are staged together: enough that most of each line fetched is used."""
         tile = self.blocking.tile
-        kernel = stage_kernel(self.problem.dtype, tile.lanes, rows, tile.pitch, len(levels))
-        scalars = tuple(value for level in levels for value in (level.extent, level.row_stride))
-        return Call(kernel, (Window("rows", total(row_map.base, row_depth)), Window("staged", ZERO)), scalars)
+        return min(self.blocking.tile_count, -(-STAGED_BYTES // (tile.rows * self.problem.dtype.itemsize)))
+
+    def _staged_size(self) -> int:
+        """Return the elements of a staged row tile."""
+        return self.blocking.tile.pitch * self.blocking.pass_depth
+
+    def _stage(self, tiles: list[Expr]) -> list[Stmt]:
+        """Copy rows of ``tiles``, contiguous at each depth step, to scratch memory, steps next to each other."""
+        levels, row_depth, _ = self._depth()
+        tile, tensor, problem = self.blocking.tile, self.problem.row_operand, self.problem
+        statements: list[Stmt] = []
+        scalars: list[Expr] = [value for level in levels for value in (level.extent, level.row_stride)]
+        for number, at in enumerate(tiles):
+            place, row = Var(f"staged_tile{number}"), Var(f"staged_row{number}")
+            statements += [Let(place, at), Let(row, self._first_row(self._inner(place)))]
+            scalars.append(self._row_base(place, row, tensor))
+            scalars.append(least(apply("sub", const(problem.rows[-1].extent), row), tile.pitch))
+        kernel = stage_kernel(problem.dtype, tile.lanes, len(tiles), tile.pitch, len(levels))
+        windows = (Window("rows", row_depth), Window("staged", ZERO))
+        return [*statements, Call(kernel, windows, (*scalars, const(self._staged_size())))]
 
     # -- addresses -------------------------------------------------------------------------------
 
     def _row_map(self, tensor: int, rows: int, statements: list[Stmt]) -> RowMap:
         """Return where the tile's rows lie in ``tensor``; may bind offsets before its use."""
         axes = self.problem.rows
-        group = offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
         row = Var("row0")
         if not self.blocking.flat:
-            outer, inner = axes[:-1], axes[-1:]
-            base = total(group, offset([row], inner, tensor) if inner else ZERO)
-            if outer:
-                position = apply("floor_div", Var("tile"), const(self.blocking.tiles.parts))
-                base = total(base, offset(decode(position, [a.extent for a in outer]), outer, tensor))
-            stride = inner[0].strides[tensor] if inner else 0
+            base = self._row_base(Var("tile"), row, tensor)
+            stride = axes[-1].strides[tensor] if axes else 0
             return RowMap(ROWS_STRIDE if stride else ROWS_NONE, base, stride)
+        group = self._group_base(tensor)
         merged = merge(axes, [tensor])
         if len(merged) == 1:
             stride = merged[0].strides[tensor]
@@ -213,6 +244,18 @@ class MacroKernel:
             statements.append(Let(variable, offset(indices, merged, tensor)))
             table.append(variable)
         return RowMap(ROWS_TABLE, group, 0, tuple(table))
+
+    def _group_base(self, tensor: int) -> Expr:
+        return offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
+
+    def _row_base(self, tile: Expr, row: Expr, tensor: int) -> Expr:
+        """Return where ``row`` of the innermost row axis begins in ``tensor``, for a tile that runs over that axis."""
+        outer, inner = self.problem.rows[:-1], self.problem.rows[-1:]
+        base = total(self._group_base(tensor), offset([row], inner, tensor) if inner else ZERO)
+        if not outer:
+            return base
+        position = apply("floor_div", tile, const(self.blocking.tiles.parts))
+        return total(base, offset(decode(position, [a.extent for a in outer]), outer, tensor))
 
     def _depth(self) -> tuple[tuple[Level, ...], Expr, Expr]:
         """Return the micro-kernel's depth loops and the pass's offsets in row and panel operands."""
@@ -264,8 +307,7 @@ class MacroKernel:
     def _source_offset(self, panel: Expr) -> Expr:
         """Where a panel begins in the panel operand itself."""
         tensor = self.problem.panel_operand
-        group = offset(decode(Var("group"), [a.extent for a in self.groups]), self.groups, tensor)
-        return total(group, scaled(panel, self.blocking.tile.width * self.column.strides[tensor]))
+        return total(self._group_base(tensor), scaled(panel, self.blocking.tile.width * self.column.strides[tensor]))
 
     def _crosses_lines(self) -> bool:
         """Whether vectors of a panel that is read in place may lie across two cache lines."""
@@ -285,19 +327,31 @@ class MacroKernel:
 
     def _pack_block(self) -> list[Stmt]:
         """Pack the panels of a block into scratch memory."""
-        blocking = self.blocking
+        blocking, panel = self.blocking, Var("packing")
         packed = packed_panels(self.problem, blocking.tile.width, blocking.tile.lanes)
         levels, _, panel_depth = self._depth()
-        full, tail = divmod(self.column.extent, blocking.tile.width)
-        panel = total(Var("panel0"), Var("p"))
-        source = Window("panel", total(self._source_offset(panel), panel_depth))
-        windows = (source, Window("packed", scaled(Var("p"), blocking.pass_depth * blocking.tile.width)))
         runs = [(level.extent, level.panel_stride) for level in levels]
-        body: tuple[Stmt, ...] = (call_panel_kernel(packed, windows, runs, blocking.tile.width),)
+        size = blocking.pass_depth * blocking.tile.width
+        full, tail = divmod(self.column.extent, blocking.tile.width)
+
+        def windows(first: Expr) -> tuple[Window, Window]:
+            to = scaled(apply("sub", first, Var("panel0")), size)
+            return Window("panel", total(self._source_offset(first), panel_depth)), Window("packed", to)
+
+        statements: list[Stmt] = []
+        if full:
+            whole = apply("sub", least(Var("panel1"), full) if tail else Var("panel1"), Var("panel0"))
+            if packed.unit and blocking.block_panels > 1:
+                source = Window("panel", total(self._source_offset(Var("panel0")), panel_depth))
+                statements.append(call_side_by_side(packed, (source, Window("packed", ZERO)), runs, whole, size))
+            else:
+                here = Let(panel, total(Var("panel0"), Var("p")))
+                one = call_panel_kernel(packed, windows(panel), runs, blocking.tile.width)
+                statements.append(For(Var("p"), whole, LoopKind.SERIAL, (here, one)))
         if tail:
-            ragged = (call_panel_kernel(packed, windows, runs, tail),)
-            body = (If(apply("less", panel, const(full)), body, ragged),) if full else ragged
-        return [For(Var("p"), apply("sub", Var("panel1"), Var("panel0")), LoopKind.SERIAL, body)]
+            ragged = call_panel_kernel(packed, windows(const(full)), runs, tail)
+            statements.append(If(apply("greater", Var("panel1"), const(full)), (ragged,)))
+        return statements
 
     def _call(self, rows: int, vectors: int, ragged: int, panel: Expr, maps: dict[int, RowMap], joint: int = 1) -> Stmt:
         """One micro-kernel call: ``joint`` panels from ``panel`` on, ``vectors`` of each, the last one ``ragged``."""
@@ -319,7 +373,7 @@ class MacroKernel:
         row_base = total(row_map.base, row_depth, scaled(first, self.column.strides[problem.row_operand]))
         row_window = Window("rows", row_base)
         if blocking.staged:
-            row_window = Window("staged", ZERO)
+            row_window = Window("staged", scaled(Var("member"), self._staged_size()))
             levels = self._staged_levels(levels)
         strided = all(where.mode != ROWS_TABLE for where in maps.values())
         early = blocking.pass_depth < SHORT_DEPTH and strided and not problem.spread

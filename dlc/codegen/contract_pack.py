@@ -45,6 +45,11 @@ class PackedPanels:
         return self.source or self.dtype
 
     @property
+    def unit(self) -> bool:
+        """Whether columns are contiguous and packed as they are."""
+        return self.reads is self.dtype and self.column.strides[self.tensor] == 1
+
+    @property
     def panels(self) -> int:
         """Panels per group."""
         return -(-self.column.extent // self.width)
@@ -146,6 +151,35 @@ def call_panel_kernel(
     if ragged:
         scalars.append(const(columns))
     return Call(kernel, windows, tuple(scalars))
+
+
+def call_side_by_side(
+    packed: PackedPanels, windows: tuple[Window, Window], levels: Sequence[tuple[Expr, Expr]], panels: Expr, apart: int
+) -> Call:
+    """Return the call that packs ``panels`` whole panels of contiguous columns, ``apart`` elements between them."""
+    kernel = side_by_side_kernel(packed.dtype, packed.lanes, packed.width // packed.lanes, len(levels))
+    return Call(kernel, windows, (*(value for level in levels for value in level), panels, const(apart)))
+
+
+@lru_cache(maxsize=256)
+def side_by_side_kernel(dtype: DType, lanes: int, vectors: int, levels: int) -> Kernel:
+    """Return the kernel (source, packed) that packs neighbouring panels: a depth step is one run of the source.
+
+    Panel after panel would touch a page for each of its cache lines, which no hardware prefetches. Scalars: extent
+    and stride of each depth level; ``panels``; ``apart``, the elements from one packed panel to the next.
+    """
+    panel, width = Var("panel"), vectors * lanes
+    at = total(Var(f"at{levels}"), scaled(panel, width))
+    to = total(apply("mul", panel, Var("apart")), scaled(Var(f"step{levels}"), width))
+    copies: list[Stmt] = []
+    for vector in range(vectors):
+        lane = total(Var("lane"), const(vector * lanes))
+        store = Store("packed", total(to, lane), Load("source", total(at, lane), dtype))
+        copies.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,)))
+    body = nested_levels([For(panel, Var("panels"), LoopKind.SERIAL, tuple(copies))], levels)
+    scalars = (*level_scalars(levels), Var("panels"), Var("apart"))
+    buffers = (Buffer("source", dtype, None), Buffer("packed", dtype, None, writable=True))
+    return Kernel(f"panels_{dtype}_{vectors}x{lanes}_d{levels}", buffers, scalars, tuple(body))
 
 
 @lru_cache(maxsize=256)

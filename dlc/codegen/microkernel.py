@@ -412,19 +412,25 @@ def _value(spec: MicroSpec, row: int | Var, vector: int, accumulated: Expr) -> E
 
 
 @lru_cache(maxsize=256)
-def stage_kernel(dtype: DType, lanes: int, rows: int, pitch: int, levels: int) -> Kernel:
-    """Return the kernel (source, target) that gathers a row tile: ``rows`` contiguous elements per depth step.
+def stage_kernel(dtype: DType, lanes: int, tiles: int, pitch: int, levels: int) -> Kernel:
+    """Return the kernel (source, target) that gathers neighbouring row tiles, contiguous at each depth step.
 
-    Scalars: extent and stride of each depth level in the source; the target has ``pitch`` elements per step.
+    A depth step of all ``tiles`` is read together, so that lines that lie pages apart are fetched once. Scalars:
+    extent and stride of each depth level in the source; where each tile begins, and how many of ``pitch`` elements it
+    may read; ``apart``, the elements from one tile to the next in the target. There each has ``pitch`` per step: what
+    is not read is zero.
     """
-    at, target = Var(f"at{levels}"), apply("mul", Var(f"step{levels}"), const(pitch))
+    at, step = Var(f"at{levels}"), apply("mul", Var(f"step{levels}"), const(pitch))
     body: list[Stmt] = []
-    for first in range(0, rows, lanes):
-        lane = apply("add", const(first), Var("lane"))
-        value: Expr = Load("source", apply("add", at, lane), dtype)
-        if rows - first < lanes:
-            value = select(apply("less", Var("lane"), const(rows - first)), value, const(0, dtype))
-        store = Store("target", apply("add", target, lane), value)
-        body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,)))
+    for tile in range(tiles):
+        source, target = apply("add", at, Var(f"begin{tile}")), apply("mul", Var("apart"), const(tile))
+        for first in range(0, pitch, lanes):
+            lane = apply("add", const(first), Var("lane")) if first else Var("lane")
+            inside = apply("less", lane, Var(f"count{tile}"))
+            value = select(inside, Load("source", apply("add", source, lane), dtype), const(0, dtype))
+            store = Store("target", apply("add", apply("add", target, step), lane), value)
+            body.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,)))
     buffers = (Buffer("source", dtype, None), Buffer("target", dtype, None, writable=True))
-    return Kernel(f"stage_{dtype}_{rows}_d{levels}", buffers, level_scalars(levels), tuple(nested_levels(body, levels)))
+    parts = [Var(f"{name}{tile}") for tile in range(tiles) for name in ("begin", "count")]
+    scalars = (*level_scalars(levels), *parts, Var("apart"))
+    return Kernel(f"stage_{dtype}_{tiles}x{pitch}_d{levels}", buffers, scalars, tuple(nested_levels(body, levels)))

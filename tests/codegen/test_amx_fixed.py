@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from amx_targets import AMX, FMA, HOST, needs_amx
 from contract_native import Native, aligned, run_emulated, type_of
+from plain_targets import AMX, FMA, HOST, needs_amx
 
 from dlc.codegen import contract_schedule
 from dlc.codegen.contract_schedule import lower_contraction

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from amx_targets import AMX, HOST, needs_amx
 from contract_native import Native, aligned, run_emulated
+from plain_targets import AMX, HOST, needs_amx
 from test_contract_pairs import check, halves, lowered_halves
 
 from dlc.codegen.llvm_emit import emit_module

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from contract_native import Native, aligned, run_emulated, type_of
+from plain_targets import AVX512
 from test_contract import SPECS, TARGETS
 
 from dlc.codegen.contract_schedule import lower_contraction
@@ -20,7 +21,7 @@ from dlc.ir.types import bfloat16, float32, tensor_type
 from dlc.ir.verify_kernel import verify
 
 HOST = host_target()
-PAIRS = replace(TARGETS["avx512"], features=tuple(sorted({*TARGETS["avx512"].features, "avx512bf16"})))
+PAIRS = replace(AVX512, features=tuple(sorted({*AVX512.features, "avx512bf16"})))
 """Schedules by pairs, whatever this processor has."""
 NATIVE = HOST.has("avx512bf16")
 MORE = {

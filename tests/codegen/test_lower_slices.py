@@ -100,7 +100,7 @@ def test_many_steps_of_depth_on_tiles() -> None:
     assert is_joined(check(lstm, arrays, HOST))
 
 
-@pytest.mark.parametrize("hidden", [20, 40])
+@pytest.mark.parametrize("hidden", [10, 5 * HOST.lanes(4) // 2])
 def test_slices_of_no_whole_panels_are_computed_apart(hidden: int) -> None:
     arrays = numbers(8, hidden), numbers(4 * hidden, hidden), numbers(8, 4 * hidden), numbers(8, hidden)
     assert not is_joined(check(lstm, arrays, HOST))

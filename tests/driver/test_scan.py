@@ -107,7 +107,7 @@ def test_a_carry_that_is_stacked_is_not_copied(reverse):
 
 
 @pytest.mark.parametrize("layer", ["lstm", "gru"])
-def test_a_recurrent_layer_takes_two_steps_per_element(layer, rng):
+def test_a_recurrent_layer_takes_at_most_two_steps_per_element(layer, rng):
     b = Builder(layer)
     gates, biases = {"lstm": (4, 1), "gru": (3, 2)}[layer]
     x = b.input("x", tensor_type("float32", (6, 8, 16)))
@@ -118,6 +118,6 @@ def test_a_recurrent_layer_takes_two_steps_per_element(layer, rng):
     b.output("y", y)
     graph = b.finish()
     executable = compile_graph(graph, threads=2)
-    assert len(steps_of_loop(executable)) == 2
+    assert len(steps_of_loop(executable)) <= 2
     feeds = {"x": rng.normal(size=(6, 8, 16)).astype("f")}
     np.testing.assert_allclose(executable.run(feeds)["y"], interpret(graph, feeds)["y"], rtol=1e-4, atol=1e-5)

@@ -1,6 +1,8 @@
-"""A processor with AMX, wherever tests run, and what they say where this one has none."""
+"""Processors as schedules see them, whatever this one is, and what tests say where it has no AMX."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -22,4 +24,8 @@ AMX = CpuTarget(
     l1_bytes=48 << 10,
     l2_bytes=2 << 20,
     l3_bytes=8 << 20,
+)
+AVX512 = replace(AMX, name="x86-64 avx512", features=tuple(f for f in AMX.features if not f.startswith("amx")))
+AVX2 = replace(
+    AVX512, name="x86-64 avx2", features=("avx", "avx2", "fma"), vector_bytes=32, vector_registers=16, has_masks=False
 )
