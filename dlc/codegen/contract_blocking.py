@@ -24,8 +24,8 @@ FETCHING_ROWS = 2
 """Fetching a packed panel from far memory costs, in spite of prefetches, about as much as so many rows."""
 WIDE_TILES = (16, 8, 6, 4, 3)
 """Vectors of tiles of few rows."""
-JOINT_ROWS = 3
-"""Tiles of up to so many rows multiply two packed panels at once, to hide the latency of multiply-adds."""
+LONG_TILE_ROWS = 3, 4
+"""With 16 registers, tiles of so many rows take three vectors: two leave too few sums to hide the latency of one."""
 FEW_TILES = 16
 """With so few row tiles per panel, fetching panels from far memory shows, and the next panel is fetched meanwhile."""
 SMALL_FLOPS = 1 << 18
@@ -112,13 +112,18 @@ class Blocking:
         return extent_of(self.levels[: self.depth_level]) * self.depth_blocks
 
 
-def register_tile(target: CpuTarget, itemsize: int, columns: int) -> RegisterTile:
-    """Return the tile that keeps every accumulator, a panel row and one operand in registers."""
+def register_tile(target: CpuTarget, itemsize: int, columns: int, row_count: int | None = None) -> RegisterTile:
+    """Return the tile that keeps every accumulator, a panel row and one operand in registers.
+
+    It may be wider for few rows, where their number is given.
+    """
     lanes = target.lanes(itemsize)
     if target.vector_registers >= 32:
         rows, vectors = 14, 2
     elif target.has_fma:
         rows, vectors = 6, 2
+        if row_count and -(-row_count // -(-row_count // rows)) in LONG_TILE_ROWS and columns >= 3 * lanes:
+            rows, vectors = 4, 3
     else:  # products and broadcasts need registers of their own
         rows, vectors = 3, 3
     if columns <= lanes:
@@ -144,7 +149,7 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
     """Choose tile, blocks and chunks."""
     itemsize = problem.dtype.itemsize
     column = problem.columns[-1]
-    tile = register_tile(target, itemsize, column.extent)
+    tile = register_tile(target, itemsize, column.extent, problem.row_count)
     if panels_from == DIRECT and not problem.spread:
         tile = _wide_tile(target, tile, problem.row_count, column.extent)
     few = FEW_TILES
@@ -191,8 +196,8 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
 
 
 def _joint(target: CpuTarget, tile: RegisterTile, rows: int) -> int:
-    """Return how many packed panels a tile of ``rows`` rows multiplies at once."""
-    return 2 if rows <= JOINT_ROWS or _fits_registers(target, rows, 2 * tile.vectors) else 1
+    """Return how many packed panels a tile of ``rows`` rows multiplies at once, to hide the latency of one."""
+    return 2 if _fits_registers(target, rows, 2 * tile.vectors) else 1
 
 
 def _overwritten(problem: Problem, whole: bool) -> frozenset[int]:

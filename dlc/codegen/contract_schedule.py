@@ -9,7 +9,7 @@ from math import prod
 from dlc.codegen.amx_fixed import AmxFixedKernel
 from dlc.codegen.amx_pairs import amx_pairs_kernel
 from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of
-from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking, register_tile
+from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking
 from dlc.codegen.contract_dot import dot_kernel, dot_tiles, fits_dot, sides
 from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel, sum_kernel
 from dlc.codegen.contract_macro import macro_kernel
@@ -130,7 +130,6 @@ def _combined(
 
 def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int], label: str) -> Lowered:
     """Outer products over packed or directly read panels."""
-    tile = register_tile(target, problem.dtype.itemsize, problem.columns[-1].extent)
     panels_from = _panels_from(problem, constants)
     if amx_takes_pairs(problem, target, panels_from):
         return _pair_tiles(problem, target, threads, panels_from, label)
@@ -141,7 +140,7 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
     temporaries: tuple[TensorType, ...] = ()
     size = problem.sizes[problem.panel_operand]
     if panels_from == PACKED:
-        panels = packed_panels(problem, tile.width, tile.lanes)
+        panels = packed_panels(problem, blocking.tile.width, blocking.tile.lanes)
         size = panels.size
         temporaries = (TensorType(problem.packed_dtype, (size,)),)
         source, panel = panel, Operand(OperandKind.TEMPORARY, 0)
@@ -198,7 +197,7 @@ def _winograd(
     sizes = [packed_size(found, tile), limit_size(found, tile.lanes)]
     panel_size = problem.sizes[problem.panel_operand]
     if constant:
-        panels = packed_panels(problem, tile.width, tile.lanes)
+        panels = packed_panels(problem, blocking.tile.width, blocking.tile.lanes)
         panel_size = panels.size
         sizes.append(panel_size)
         kernels.append(pack_kernel(panels, f"pack_{label}"))

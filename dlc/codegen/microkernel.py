@@ -35,6 +35,8 @@ from dlc.ir.types import DType, uint16, uint32
 ROWS_NONE, ROWS_STRIDE, ROWS_TABLE = "none", "stride", "table"
 LONG_EPILOGUE = 16
 """An epilogue that costs more per element (see ``ir.cost``) is not unrolled over the tile's rows."""
+LINE_BYTES = 64
+"""A cache line: packed panels begin with one."""
 LANES_NONE, LANES_UNIT, LANES_STRIDE = "none", "unit", "stride"
 
 
@@ -331,8 +333,8 @@ def _step(spec: MicroSpec, half: bool = False) -> list[Stmt]:
         active = apply("less", Var("lane"), Var("active")) if limited else None
         statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (load,), active))
     if spec.prefetch:
-        for vector in range(spec.vectors):
-            step: Expr = const(spec.panel_width) if spec.panel_width else Var(f"db{deepest}")
+        step: Expr = const(spec.panel_width) if spec.panel_width else Var(f"db{deepest}")
+        for vector in _line_starts(spec, panel_dtype.itemsize):
             later = apply("add", _panel_place(spec, base, vector), apply("mul", step, const(spec.prefetch)))
             statements.append(Prefetch("panel", later))
         if spec.crossing:
@@ -354,6 +356,14 @@ def _step(spec: MicroSpec, half: bool = False) -> list[Stmt]:
             active = apply("less", Var("lane"), Var("active")) if limited else None
             statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (update,), active))
     return statements
+
+
+def _line_starts(spec: MicroSpec, itemsize: int) -> list[int]:
+    """Return the vectors of a depth step with which a cache line begins; all, where lines may begin elsewhere."""
+    inside = spec.vectors // spec.joint
+    aligned = spec.panel_width > 0 and spec.panel_width * itemsize % LINE_BYTES == 0
+    starts = [vector % inside * spec.lanes * itemsize % LINE_BYTES == 0 for vector in range(spec.vectors)]
+    return [vector for vector, begins in enumerate(starts) if begins or not aligned]
 
 
 def _panel_place(spec: MicroSpec, base: Expr, vector: int) -> Expr:
