@@ -16,7 +16,7 @@ from dlc.ir.simplify import Affine, Bounds, Simplifier, linear_index
 from dlc.ir.types import TensorType, int64
 
 _SHORTEST_SPLIT = 8
-"""An innermost axis is split only into runs of at least this many elements: shorter runs waste vectors."""
+"""An innermost axis along which memory is contiguous is split into runs of at least so many: others waste vectors."""
 
 
 def loads(
@@ -92,16 +92,24 @@ def _drop_unit_axes(space: Space) -> Space:
 def _split_candidate(space: Space) -> tuple[Axis, int] | None:
     """Return an axis and the divisor of a division or remainder of that axis alone."""
     axes = {a.var: a for a in space.axes}
-    innermost = {block[-1].var for block in space.blocks if block}
+    whole = {block[-1].var for block in space.blocks if block and _is_contiguous(space, block[-1])}
     candidates: dict[tuple[Axis, int], None] = {}
     for expr in distinct(space.exprs):
         match expr:
             case Apply(op="floor_div" | "floor_mod", args=(Var() as var, Const(value=d))) if var in axes:
                 axis = axes[var]
                 d = int(d)
-                if 1 < d < axis.extent and axis.extent % d == 0 and (var not in innermost or d >= _SHORTEST_SPLIT):
+                if 1 < d < axis.extent and axis.extent % d == 0 and (var not in whole or d >= _SHORTEST_SPLIT):
                     candidates[axis, d] = None
     return min(candidates, key=lambda c: (c[0].var.name, c[1])) if candidates else None
+
+
+def _is_contiguous(space: Space, axis: Axis) -> bool:
+    """Whether anything is read or written at neighbouring places along ``axis``."""
+    simplify = space.simplifier
+    places = [e.index for e in distinct(space.exprs) if isinstance(e, Load)]
+    places += [e for e in space.exprs if e.dtype is int64]
+    return any(simplify.affine(place).coefficient(axis.var) == 1 for place in places)
 
 
 def _split(space: Space, axis: Axis, divisor: int) -> Space:

@@ -7,6 +7,7 @@ Accumulators stay in registers while the reduced axes run. It must not know task
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from math import prod
 
 from dlc.codegen.bindings import names, place, write_all
@@ -18,7 +19,7 @@ from dlc.codegen.rows_along import is_better
 from dlc.codegen.schedule_loops import LANE, TaskSplit, serial
 from dlc.ir.compute import Axis
 from dlc.ir.cost import distinct
-from dlc.ir.expr import Expr, Load, Var, apply, cast, const, select, substitute
+from dlc.ir.expr import Apply, Expr, Load, Var, apply, cast, const, select, substitute
 from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, If, Let, LoopKind, Space, Stmt, Store
 from dlc.ir.simplify import depends_on, linear_index
 from dlc.ir.types import DType, bool_, int64
@@ -27,6 +28,7 @@ SLOT = Var("slot")
 LONGEST_CHAIN = 128
 LARGEST_SCRATCH = 1 << 16
 MOST_UNROLLED = 9
+MOST_TESTED = 3
 Make = Callable[[], Sequence[Stmt]]
 
 
@@ -211,9 +213,7 @@ class AcrossRows:
             return inner
         summed = [a for a in accumulators if a.loses_digits]
         if not summed or self.length <= LONGEST_CHAIN:
-            for axis in reversed(axes):
-                inner = [serial(axis, inner)]
-            return inner
+            return self._around(inner, axes)
         begin = [s for a in summed for s in a.begin_total(self, block)]
         flush = [s for a in summed for s in a.flush(self, block)]
         end = [s for a in summed for s in a.use_total(self, block)]
@@ -227,11 +227,25 @@ class AcrossRows:
             step = Var(f"{last.var.name}_j")
             run = For(step, size, LoopKind.SERIAL, (Let(last.var, apply("add", start, step)), *inner))
             inner = [serial(Axis(Var("block"), count), [run, *flush])]
+            axes = axes[:-1]
         else:
-            inner = [serial(last, inner), *flush]
-        for axis in reversed(axes[:-1]):
-            inner = [serial(axis, inner)]
-        return [*begin, *inner, *end]
+            first = next(k for k in range(len(axes)) if prod(a.extent for a in axes[k:]) <= LONGEST_CHAIN)
+            inner = [*self._around(inner, axes[first:]), *flush]
+            axes = axes[:first]
+        return [*begin, *self._around(inner, axes), *end]
+
+    def _around(self, inner: list[Stmt], axes: Sequence[Axis]) -> list[Stmt]:
+        """Put loops over ``axes`` around; short ones that tests depend on are unrolled, and the tests are decided."""
+        for axis in reversed(axes):
+            short = axis.extent <= MOST_TESTED and axis.var in self._tested
+            inner = [serial(axis, inner, LoopKind.UNROLL if short else LoopKind.SERIAL)]
+        return inner
+
+    @cached_property
+    def _tested(self) -> frozenset[Expr]:
+        """The variables on which conditions of the problem depend."""
+        exprs = distinct(self.problem.exprs())
+        return frozenset(distinct([e.args[0] for e in exprs if isinstance(e, Apply) and e.op == "select"]))
 
 
 class _Accumulator:

@@ -66,6 +66,15 @@ def test_axis_is_split_where_it_is_divided() -> None:
     assert visited(after, 0) == visited(before, 0) and visited(after, 1) == visited(before, 1)
 
 
+def test_short_splits_are_made_where_neighbours_lie_apart() -> None:
+    """Windows of a max pooling's gradient in a channels-last tensor: pixels are summed, lanes are channels."""
+    pixels, channels = axis("p", 16), axis("c", 8)
+    window = apply("floor_div", pixels.var, const(2))
+    index = linear_index((window, channels.var), (8, 8), lambda e: e)
+    space = normalize(Space([[channels], [pixels]], [load(index)]))
+    assert [[a.extent for a in block] for block in space.blocks] == [[8], [8, 2]]
+
+
 def test_short_splits_of_the_innermost_axis_are_left() -> None:
     j = axis("j", 64)
     space = normalize(Space([[j]], [load(apply("floor_div", j.var, const(2))), load(j.var, "y")]))
