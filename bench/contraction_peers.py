@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from contraction_cases import Case
+from optional import optional
 
 MATMUL = "m k, k n -> m n"
 
@@ -27,8 +28,7 @@ def peers(case: Case, arrays, extra, threads: int, wanted: list[str]) -> dict[st
 
 
 def _torch(case: Case, arrays, extra, threads: int) -> Callable[[], object] | None:
-    import torch
-
+    torch = optional("torch")
     torch.set_num_threads(threads)
     a, b = (torch.from_numpy(array) for array in arrays)
     bias = torch.from_numpy(extra[0]) if extra else None
@@ -60,9 +60,8 @@ def _torch(case: Case, arrays, extra, threads: int) -> Callable[[], object] | No
 
 
 def _onnxruntime(case: Case, arrays, extra, threads: int) -> Callable[[], object]:
-    import onnxruntime as ort
-    from onnx import TensorProto, helper, numpy_helper
-
+    ort, onnx = optional("onnxruntime"), optional("onnx")
+    helper, numpy_helper, element = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
     x, rhs = arrays
     if case.conv is not None:
         stride, groups = case.conv
@@ -80,8 +79,8 @@ def _onnxruntime(case: Case, arrays, extra, threads: int) -> Callable[[], object
     graph = helper.make_graph(
         nodes,
         "case",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("x", element, x.shape)],
+        [helper.make_tensor_value_info("y", element, None)],
         [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

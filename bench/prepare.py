@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from bench.operations import count_flops, weight_bytes
+from bench.optional import optional
 from bench.peers.training import COMPARED, LEARNING_RATE
 from bench.suite import TRAINING, Case, cases
 from dlc.cli.arrays import write_arrays
@@ -115,17 +116,14 @@ def _input_sets(graph: Graph) -> list[dict[str, np.ndarray]]:
 
 
 def _prepare_inference(case: Case, folder: Path, threads: int) -> dict[str, Any]:
-    import torch
-
-    from bench.torch_models import load_weights, torch_module
-
+    torch, peers = optional("torch"), optional("bench.torch_models")
     torch.set_num_threads(threads)
     graph = models.build(case.model, batch=case.batch, seed=SEED, **case.options)
     weights = _weights(graph)
     write_arrays(folder / "weights.npz", weights)
     sets = _input_sets(graph)
     shapes = _write_inputs(folder, sets)
-    module = load_weights(torch_module(case.model, case.options), weights)
+    module = peers.load_weights(peers.torch_module(case.model, case.options), weights)
     inputs = {name: torch.from_numpy(array) for name, array in sets[0].items()}
     path = folder / "model.onnx"
     _export(module, inputs, path)
@@ -140,8 +138,7 @@ def _prepare_inference(case: Case, folder: Path, threads: int) -> dict[str, Any]
 
 
 def _export(module: Any, inputs: dict[str, Any], path: Path) -> None:
-    import torch
-
+    torch = optional("torch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.backends.mha.set_fastpath_enabled(False)  # it has no counterpart in ONNX
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
@@ -152,14 +149,10 @@ def _export(module: Any, inputs: dict[str, Any], path: Path) -> None:
 
 
 def _prepare_light(case: Case, folder: Path) -> dict[str, Any]:
-    import onnx
-    import onnxruntime
-
-    from bench.light_models import PATHS, random_weights
-
-    (source,) = (path for path in PATHS if os.path.basename(path) == f"light_{case.model}.onnx")
+    onnx, onnxruntime, light = optional("onnx"), optional("onnxruntime"), optional("bench.light_models")
+    (source,) = (path for path in light.PATHS if os.path.basename(path) == f"light_{case.model}.onnx")
     path = folder / "model.onnx"
-    onnx.save(random_weights(onnx.load(source), SEED), path)
+    onnx.save(light.random_weights(onnx.load(source), SEED), path)
     graph = load(path)
     sets = _input_sets(graph)
     shapes = _write_inputs(folder, sets)
@@ -176,11 +169,8 @@ def _prepare_light(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def _prepare_training(case: Case, folder: Path, threads: int) -> dict[str, Any]:
-    import torch
-
-    from bench.peers.torch_training import step
-    from bench.torch_models import load_weights, torch_module
-
+    torch, peers = optional("torch"), optional("bench.torch_models")
+    step = optional("bench.peers.torch_training").step
     torch.set_num_threads(threads)
     graph = models.build(case.model, batch=case.batch, seed=SEED, **case.options)
     weights = _weights(graph)
@@ -191,7 +181,7 @@ def _prepare_training(case: Case, folder: Path, threads: int) -> dict[str, Any]:
         generator = np.random.default_rng([SEED, number])
         feeds["label"] = generator.integers(0, int(logits[-1]), [int(d) for d in logits[:-1]])
     shapes = _write_inputs(folder, sets)
-    module = load_weights(torch_module(case.model, case.options), weights).double().train()
+    module = peers.load_weights(peers.torch_module(case.model, case.options), weights).double().train()
     optimizer = torch.optim.Adam(module.parameters(), LEARNING_RATE)
     wanted = []
     # A worker's first runs: one to start with, one before its first round, then the sets in turn.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.optional import optional
 from bench.suite import INFERENCE, NARROW, NARROW_RIVAL, PEERS, RIVALS, TRAINING
 
 TITLES = {INFERENCE: "Inference", TRAINING: "Training step (Adam)"}
@@ -145,11 +146,8 @@ def settings_lines(results: Mapping[str, Any]) -> list[str]:
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
     """Draw every contender's time over dlc's, by model, as a PNG; nothing if no case has both."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    optional("matplotlib").use("Agg")
+    pyplot = optional("matplotlib.pyplot")
     kinds = [(k, [r for r in results["cases"].values() if r["case"]["kind"] == k and r["speeds"]]) for k in TITLES]
     kinds = [(kind, reports) for kind, reports in kinds if reports]
     if not kinds:

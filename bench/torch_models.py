@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from bench.optional import optional
 
 TEXT = ("bert_base", "distilbert", "gpt2", "gpt_4x256", "llama_135m", "lstm", "gru")
 UNMATCHED = ("num_batches_tracked", "lm_head.weight", "position_ids", "token_type_ids", "attn.bias", "masked_bias")
@@ -16,7 +17,7 @@ UNMATCHED = ("num_batches_tracked", "lm_head.weight", "position_ids", "token_typ
 
 def torch_module(name: str, options: Mapping[str, Any]) -> nn.Module:
     """Return the module in evaluation form; transformers is imported for the text models only."""
-    module = import_module("bench.torch_text" if name in TEXT else "bench.torch_vision")
+    module = optional("bench.torch_text" if name in TEXT else "bench.torch_vision")
     return getattr(module, name)(**options).eval()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 from dlc.codegen.amx_fixed import AmxFixedKernel
@@ -40,6 +42,33 @@ MOST_LOCAL_DEPTH = 4096
 OUTPUT = Operand(OperandKind.OUTPUT, 0)
 
 
+@dataclass(frozen=True)
+class Request:
+    """A contraction with its epilogue, and for what it is lowered; ``label`` differs between different contractions.
+
+    ``constants`` numbers the operands (0, 1) known to be the same in every run: packing them costs nothing.
+    """
+
+    spec: ContractSpec
+    extents: Mapping[str, int]
+    lhs: TensorType
+    rhs: TensorType
+    epilogue: Epilogue
+    target: CpuTarget
+    threads: int
+    constants: frozenset[int]
+
+    @cached_property
+    def label(self) -> str:
+        epilogue = self.epilogue
+        text = repr((str(self.spec), sorted(self.extents.items()), self.lhs, self.rhs, epilogue.body, epilogue.inputs))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def analyzed(self) -> Problem | None:
+        """Return the contraction over affine reads with its epilogue; None if the epilogue does not fit."""
+        return analyze(self.spec, self.extents, self.lhs, self.rhs, self.epilogue)
+
+
 def lower_contraction(
     spec: ContractSpec,
     extents: Mapping[str, int],
@@ -56,86 +85,98 @@ def lower_contraction(
     Inputs of the result are lhs, rhs, then the epilogue's; its one output has the shape of the output side.
     ``constants`` numbers the operands (0, 1) known to be the same in every run: packing them costs nothing.
     """
-    extents = {name: int(extent) for name, extent in extents.items()}
-    label = _label(spec, extents, lhs, rhs, epilogue)
-    if result is not None and result is not lhs.dtype:
-        return _of_halves(spec, extents, lhs, rhs, epilogue, target, threads, constants, label, result)
+    known = {name: int(extent) for name, extent in extents.items()}
+    return _lowered(Request(spec, known, lhs, rhs, epilogue, target, threads, constants), result or lhs.dtype)
+
+
+def _lowered(request: Request, result: DType) -> Lowered:
+    if result is not request.lhs.dtype:
+        return _of_halves(request, result)
     problem = None
-    if lhs.dtype in (float32, float64) and 0 not in (extents[name] for name in spec.axes):
-        problem = analyze(spec, extents, lhs, rhs, epilogue)
+    if result in (float32, float64) and 0 not in (request.extents[name] for name in request.spec.axes):
+        problem = request.analyzed()
         if problem is None:
-            return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label, lhs.dtype)
-        windows = None if _wants_dot(problem, constants) else recognise(problem)
-        if windows is not None:
-            constant = problem.panel_operand in constants
-            found = choose_winograd(windows, target, threads, constant)
-            if found is not None:
-                return _winograd(windows, found, target, constant, label)
-        fixed = choose_fixed(problem, target, threads, constants)
-        if fixed is not None:
-            sums = _fixed(fixed, target, threads, label)
-            return sums if fixed is problem else _combined(spec, extents, sums, fixed, epilogue, target, label)
-        lower = _path(problem, constants)
-        if lower is not None:
-            partial = split_depth(problem, _units(problem, target, threads, constants), threads)
-            if partial is None:
-                return lower(problem, target, threads, constants, label)
-            sums = lower(partial, target, threads, constants, label)
-            return _combined(spec, extents, sums, partial, epilogue, target, label)
-    kernel = generic_kernel(spec, extents, lhs, rhs, epilogue, target, f"contract_{label}")
-    operands = (_input(0), _input(1), OUTPUT, *(_input(2 + k) for k in range(len(epilogue.inputs))))
+            return _two_steps(request, result)
+        found = _by_structure(problem, request)
+        if found is not None:
+            return found
+    kernel = generic_kernel(
+        request.spec,
+        request.extents,
+        request.lhs,
+        request.rhs,
+        request.epilogue,
+        request.target,
+        f"contract_{request.label}",
+    )
+    operands = (_input(0), _input(1), OUTPUT, *_epilogue_inputs(request))
     return Lowered((KernelCall(kernel, operands, problem.flops if problem else 0),))
+
+
+def _by_structure(problem: Problem, request: Request) -> Lowered | None:
+    """Choose among filtering, fixed point, panels and dot products; None for the generic loop nest."""
+    target, threads, constants = request.target, request.threads, request.constants
+    windows = None if _wants_dot(problem, constants) else recognise(problem)
+    if windows is not None:
+        blocking = choose_winograd(windows, target, threads, problem.panel_operand in constants)
+        if blocking is not None:
+            return _winograd(windows, blocking, request)
+    fixed = choose_fixed(problem, target, threads, constants)
+    if fixed is not None:
+        sums = _fixed(fixed, request)
+        return sums if fixed is problem else _combined(sums, fixed, request)
+    lower = _path(problem, constants)
+    if lower is None:
+        return None
+    partial = split_depth(problem, _units(problem, request), threads)
+    return lower(problem, request) if partial is None else _combined(lower(partial, request), partial, request)
 
 
 def _input(number: int) -> Operand:
     return Operand(OperandKind.INPUT, number)
 
 
-def _label(spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs: TensorType, epilogue: Epilogue) -> str:
-    """Return a short name part that differs between different contractions."""
-    text = repr((str(spec), sorted(extents.items()), lhs, rhs, epilogue.body, epilogue.inputs))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _epilogue_inputs(request: Request) -> tuple[Operand, ...]:
+    return tuple(_input(2 + number) for number in range(len(request.epilogue.inputs)))
 
 
-def _path(problem: Problem, constants: frozenset[int]) -> Callable[..., Lowered] | None:
+def _reads(problem: Problem) -> tuple[Operand, ...]:
+    """The operands of the epilogue that the contraction's kernel reads."""
+    return tuple(_input(2 + read.input) for read in problem.reads)
+
+
+def _path(problem: Problem, constants: frozenset[int]) -> Callable[[Problem, Request], Lowered] | None:
     """Return the function that lowers the problem, None for the generic loop nest."""
     if _wants_dot(problem, constants):
         return _dots
     return _panels if problem.columns and problem.columns[-1].strides[OUT] == 1 else None
 
 
-def _units(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int]) -> int:
+def _units(problem: Problem, request: Request) -> int:
     """Return how many register tiles or groups of dot products the threads can share."""
-    if _wants_dot(problem, constants):
+    if _wants_dot(problem, request.constants):
         return dot_tiles(problem)
-    blocking = choose_blocking(problem, target, threads, _panels_from(problem, constants))
+    panels_from = _panels_from(problem, request.constants)
+    blocking = choose_blocking(problem, request.target, request.threads, panels_from)
     return problem.batch_count * extent_of(problem.columns[:-1]) * blocking.tile_count * blocking.panels
 
 
-def _combined(
-    spec: ContractSpec,
-    extents: Mapping[str, int],
-    sums: Lowered,
-    partial: Problem,
-    epilogue: Epilogue,
-    target: CpuTarget,
-    label: str,
-) -> Lowered:
+def _combined(sums: Lowered, partial: Problem, request: Request) -> Lowered:
     """The partial sums into a temporary, then their sums with the epilogue."""
-    parts = partial.batch[0].extent
+    parts, label = partial.batch[0].extent, f"sum_{request.label}"
     between = TensorType(partial.dtype, (partial.sizes[OUT],))
-    kernel = sum_kernel(spec, extents, between, parts, epilogue, target, f"sum_{label}")
-    return _followed(sums, between, kernel, epilogue)
+    kernel = sum_kernel(request.spec, request.extents, between, parts, request.epilogue, request.target, label)
+    return _followed(sums, between, kernel, request)
 
 
-def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int], label: str) -> Lowered:
+def _panels(problem: Problem, request: Request) -> Lowered:
     """Outer products over packed or directly read panels."""
-    panels_from = _panels_from(problem, constants)
+    target, label = request.target, request.label
+    panels_from = _panels_from(problem, request.constants)
     if amx_takes_pairs(problem, target, panels_from):
-        return _pair_tiles(problem, target, threads, panels_from, label)
-    blocking = choose_blocking(problem, target, threads, panels_from)
+        return _pair_tiles(problem, panels_from, request)
+    blocking = choose_blocking(problem, target, request.threads, panels_from)
     row, panel = _input(problem.row_operand), _input(problem.panel_operand)
-    reads = tuple(_input(2 + read.input) for read in problem.reads)
     calls: list[KernelCall] = []
     temporaries: tuple[TensorType, ...] = ()
     size = problem.sizes[problem.panel_operand]
@@ -146,16 +187,16 @@ def _panels(problem: Problem, target: CpuTarget, threads: int, constants: frozen
         source, panel = panel, Operand(OperandKind.TEMPORARY, 0)
         calls.append(KernelCall(pack_kernel(panels, f"pack_{label}"), (source, panel)))
     kernel = macro_kernel(problem, blocking, f"contract_{label}", size)
-    calls.append(KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops))
+    calls.append(KernelCall(kernel, (row, panel, OUTPUT, *_reads(problem)), problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(blocking.overwritten))
     return Lowered(tuple(calls), temporaries, in_place)
 
 
-def _pair_tiles(problem: Problem, target: CpuTarget, threads: int, panels_from: str, label: str) -> Lowered:
+def _pair_tiles(problem: Problem, panels_from: str, request: Request) -> Lowered:
     """Products of pairs on AMX, over panels in which every run of the depth is whole tiles."""
-    found = choose_pairs_blocking(problem, target, threads, panels_from)
+    found, label = choose_pairs_blocking(problem, request.target, request.threads, panels_from), request.label
     row, panel = _input(problem.row_operand), _input(problem.panel_operand)
-    reads = tuple(_input(2 + read.input) for read in problem.reads)
+    reads = _reads(problem)
     if panels_from != PACKED:
         kernel = amx_pairs_kernel(problem, found, f"contract_{label}", problem.sizes[problem.panel_operand])
         return Lowered((KernelCall(kernel, (row, panel, OUTPUT, *reads), problem.flops),))
@@ -167,15 +208,15 @@ def _pair_tiles(problem: Problem, target: CpuTarget, threads: int, panels_from: 
     return Lowered(calls, (TensorType(problem.packed_dtype, (size,)),))
 
 
-def _fixed(problem: Problem, target: CpuTarget, threads: int, label: str) -> Lowered:
+def _fixed(problem: Problem, request: Request) -> Lowered:
     """Products of bytes on AMX; the weights themselves are for operands that fixed point does not hold."""
-    found = choose_fixed_blocking(problem, target, threads)
+    target, label = request.target, request.label
+    found = choose_fixed_blocking(problem, target, request.threads)
     weights = _input(problem.panel_operand)
     split = tuple(Operand(OperandKind.TEMPORARY, number) for number in range(len(FIXED_DTYPES)))
     size = problem.sizes[problem.panel_operand]
     kernel = AmxFixedKernel(problem, found).build(f"contract_{label}", size)
-    reads = tuple(_input(2 + read.input) for read in problem.reads)
-    operands = (_input(problem.row_operand), *split, weights, OUTPUT, *reads)
+    operands = (_input(problem.row_operand), *split, weights, OUTPUT, *_reads(problem))
     calls = (
         KernelCall(fixed_weights_kernel(problem, found, target, f"split_{label}"), (weights, *split)),
         KernelCall(kernel, operands, problem.flops),
@@ -184,11 +225,10 @@ def _fixed(problem: Problem, target: CpuTarget, threads: int, label: str) -> Low
     return Lowered(calls, tuple(TensorType(dtype, (count,)) for dtype, count in sizes))
 
 
-def _winograd(
-    found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, constant: bool, label: str
-) -> Lowered:
+def _winograd(found: WinogradProblem, blocking: WinogradBlocking, request: Request) -> Lowered:
     """Winograd's filtering; for blocks that go the direct way constant weights are packed ahead."""
-    problem, tile = found.problem, blocking.tile
+    problem, tile, label = found.problem, blocking.tile, request.label
+    constant = problem.panel_operand in request.constants
     weights = _input(problem.panel_operand)
     kernels = [
         transform_weights_kernel(found, tile, f"transform_{label}"),
@@ -203,43 +243,31 @@ def _winograd(
         kernels.append(pack_kernel(panels, f"pack_{label}"))
     places = [Operand(OperandKind.TEMPORARY, number) for number in range(len(sizes))]
     calls = [KernelCall(kernel, (weights, place)) for kernel, place in zip(kernels, places, strict=True)]
-    loops = WinogradKernel(found, blocking, target, PACKED if constant else LOCAL)
+    loops = WinogradKernel(found, blocking, request.target, PACKED if constant else LOCAL)
     kernel = loops.build(f"contract_{label}", panel_size)
     panel = places[2] if constant else weights
-    reads = tuple(_input(2 + read.input) for read in problem.reads)
-    operands = (_input(problem.row_operand), *places[:2], panel, OUTPUT, *reads)
+    operands = (_input(problem.row_operand), *places[:2], panel, OUTPUT, *_reads(problem))
     calls.append(KernelCall(kernel, operands, problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(loops.overwritten))
     return Lowered(tuple(calls), tuple(TensorType(float32, (size,)) for size in sizes), in_place)
 
 
-def _of_halves(
-    spec: ContractSpec,
-    extents: Mapping[str, int],
-    lhs: TensorType,
-    rhs: TensorType,
-    epilogue: Epilogue,
-    target: CpuTarget,
-    threads: int,
-    constants: frozenset[int],
-    label: str,
-    result: DType,
-) -> Lowered:
+def _of_halves(request: Request, result: DType) -> Lowered:
     """Operands narrower than the sums: bfloat16 by pairs where the target multiplies them, else widened first."""
-    if lhs.dtype is bfloat16 and result is float32 and 0 not in extents.values():
-        problem = analyze(spec, extents, lhs, rhs, epilogue)
+    types, target = (request.lhs, request.rhs), request.target
+    if request.lhs.dtype is bfloat16 and result is float32 and 0 not in request.extents.values():
+        problem = request.analyzed()
         if problem is None:
-            return _two_steps(spec, extents, lhs, rhs, epilogue, target, threads, constants, label, result)
+            return _two_steps(request, result)
         pairs = paired(problem)
-        if pairs is not None and pairs_pay(pairs, target, constants):
-            return _panels(pairs, target, threads, constants, label)
-    wide = TensorType(result, lhs.shape), TensorType(result, rhs.shape)
-    lowered = lower_contraction(spec, extents, wide[0], wide[1], epilogue, target, threads, constants)
+        if pairs is not None and pairs_pay(pairs, target, request.constants):
+            return _panels(pairs, request)
+    wide = TensorType(result, types[0].shape), TensorType(result, types[1].shape)
+    lowered = _lowered(replace(request, lhs=wide[0], rhs=wide[1]), result)
     places = [Operand(OperandKind.TEMPORARY, len(lowered.temporaries) + k) for k in range(2)]
     sizes = [prod(int(d) for d in t.shape) for t in wide]  # type: ignore[call-overload]
-    calls = [
-        KernelCall(copy_kernel(lhs.dtype, size, target, result), (_input(k), places[k])) for k, size in enumerate(sizes)
-    ]
+    copies = [copy_kernel(narrow.dtype, size, target, result) for narrow, size in zip(types, sizes, strict=True)]
+    calls = [KernelCall(kernel, (_input(k), places[k])) for k, kernel in enumerate(copies)]
     moves = {_input(k): place for k, place in enumerate(places)}
     calls += [KernelCall(c.kernel, tuple(moves.get(o, o) for o in c.operands), c.flops) for c in lowered.calls]
     return Lowered(tuple(calls), (*lowered.temporaries, *wide), lowered.in_place)
@@ -258,11 +286,10 @@ def _wants_dot(problem: Problem, constants: frozenset[int]) -> bool:
     return few <= FEW_VECTORS
 
 
-def _dots(problem: Problem, target: CpuTarget, threads: int, constants: frozenset[int], label: str) -> Lowered:
+def _dots(problem: Problem, request: Request) -> Lowered:
     many, few, _, _ = sides(problem)
-    kernel = dot_kernel(problem, target, threads, f"contract_{label}")
-    reads = tuple(_input(2 + read.input) for read in problem.reads)
-    return Lowered((KernelCall(kernel, (_input(many), _input(few), OUTPUT, *reads), problem.flops),))
+    kernel = dot_kernel(problem, request.target, request.threads, f"contract_{request.label}")
+    return Lowered((KernelCall(kernel, (_input(many), _input(few), OUTPUT, *_reads(problem)), problem.flops),))
 
 
 def _panels_from(problem: Problem, constants: frozenset[int]) -> str:
@@ -284,31 +311,21 @@ def _reads_in_place(problem: Problem) -> bool:
     return problem.row_count < 192 and apart <= 2048
 
 
-def _two_steps(
-    spec: ContractSpec,
-    extents: Mapping[str, int],
-    lhs: TensorType,
-    rhs: TensorType,
-    epilogue: Epilogue,
-    target: CpuTarget,
-    threads: int,
-    constants: frozenset[int],
-    label: str,
-    result: DType,
-) -> Lowered:
+def _two_steps(request: Request, result: DType) -> Lowered:
     """The contraction into a temporary, then the epilogue in a kernel of its own."""
-    first = lower_contraction(spec, extents, lhs, rhs, no_epilogue(result), target, threads, constants, result)
+    spec, extents, label = request.spec, request.extents, f"epilogue_{request.label}"
+    first = _lowered(replace(request, epilogue=no_epilogue(result)), result)
     between = TensorType(result, group_shape(spec.output, extents))
-    kernel = epilogue_kernel(spec, extents, between, epilogue, target, f"epilogue_{label}")
-    return _followed(first, between, kernel, epilogue)
+    kernel = epilogue_kernel(spec, extents, between, request.epilogue, request.target, label)
+    return _followed(first, between, kernel, request)
 
 
-def _followed(first: Lowered, between: TensorType, kernel: Kernel, epilogue: Epilogue) -> Lowered:
+def _followed(first: Lowered, between: TensorType, kernel: Kernel, request: Request) -> Lowered:
     """``first`` into a temporary of type ``between``, then the ``kernel`` that reads it and the epilogue's inputs."""
     place = Operand(OperandKind.TEMPORARY, len(first.temporaries))
     calls = [
         KernelCall(call.kernel, tuple(place if o == OUTPUT else o for o in call.operands), call.flops)
         for call in first.calls
     ]
-    calls.append(KernelCall(kernel, (place, OUTPUT, *(_input(2 + k) for k in range(len(epilogue.inputs))))))
+    calls.append(KernelCall(kernel, (place, OUTPUT, *_epilogue_inputs(request))))
     return Lowered(tuple(calls), (*first.temporaries, between))
