@@ -74,7 +74,7 @@ class Blocking:
     ``tiles``: the rows that tiles run over, cut into tiles; ``tile_count`` counts tiles over all rows.
     ``row_chunks`` and ``column_chunks`` are tasks per group; ``block_panels`` panels stay in cache while row
     tiles pass; with ``ahead`` the next ones are fetched meanwhile. Depth level ``depth_level`` advances by
-    ``depth_block`` iterations per pass. ``staged``: each row tile is first copied to scratch memory.
+    ``depth_block`` iterations per pass. ``staged``: row tiles are first copied to scratch memory, some together.
     ``overwritten`` numbers the epilogue's reads that may be the output's own memory. ``joint`` packed panels are
     multiplied by one call where a tile has few rows.
     """
