@@ -224,6 +224,18 @@ def test_staged_rows_local_panels_and_passes_over_the_depth(dtype):
         _check(Native(lowered, TARGETS["avx512"], 2)(arrays, out), spec, arrays, sizes)
 
 
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("sizes", [(300, 252, 512), (530, 384, 96), (300, 258, 256), (1100, 34, 560)], ids=str)
+def test_scattered_operands_are_copied_in_whole_lines(sizes, level):
+    """Both operands have a depth step in each line, as in gradients of weights: whole tiles and panels, and rests."""
+    depth, rows, columns = sizes
+    spec, target, threads = "b k, b n -> k n", TARGETS[level], 2
+    arrays, _ = _arrays(np.random.default_rng(16), spec, (depth, rows), (depth, columns), np.float32)
+    lowered, shape = _lower(spec, arrays, {}, target, threads)
+    out = aligned(shape, np.float32, np.nan)
+    _check(Native(lowered, target, threads)(arrays, out), spec, arrays, {})
+
+
 CONFLICTING = [
     ("m k, k n -> m n", (45, 3072), (3072, 130), {}),
     ("m k, n k -> m n", (45, 2048), (97, 2048), {}),
