@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contract_native import Native, aligned, run_emulated, type_of
+from plain_targets import AVX512
 
 from dlc.codegen import contract_schedule
 from dlc.codegen.contract_analysis import analyze
 from dlc.codegen.contract_schedule import lower_contraction
 from dlc.codegen.llvm_target import host_target
-from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_blocking import best_blocking, choose_winograd
 from dlc.codegen.winograd_problem import WinogradProblem, recognise
 from dlc.ir.contraction import infer_extents, parse_spec
@@ -29,20 +29,7 @@ CONV = "n h+r w+s c, r s c k -> n h w k"
 SMALL = replace(BEST, l2_bytes=96 << 10)
 """Caches that hold few tiles at a time."""
 
-XEON = CpuTarget(
-    name="x86-64 avx512",
-    triple="x86_64-unknown-linux-gnu",
-    cpu="x86-64",
-    features=("avx512bw", "avx512dq", "avx512f", "avx512vl", "fma"),
-    vector_bytes=64,
-    vector_registers=32,
-    has_fma=True,
-    has_masks=True,
-    l1_bytes=48 << 10,
-    l2_bytes=2 << 20,
-    l3_bytes=8 << 20,
-)
-AMX = replace(XEON, features=("amx-bf16", "amx-tile", *XEON.features))
+AMX = replace(AVX512, features=("amx-bf16", "amx-tile", *AVX512.features))
 
 
 def _problem(spec_text, lhs, rhs, sizes=(), epilogue=None):
@@ -415,21 +402,21 @@ def test_epilogues_across_the_columns_are_not_taken():
 
 
 def test_cost_model():
-    assert choose_winograd(_found(56, 64, 64), XEON, 2, True)
-    assert choose_winograd(_found(14, 256, 256), XEON, 2, True)
+    assert choose_winograd(_found(56, 64, 64), AVX512, 2, True)
+    assert choose_winograd(_found(14, 256, 256), AVX512, 2, True)
     assert choose_winograd(_found(14, 256, 256), AMX, 2, True)
     # Weights that change from run to run are worth transforming where many tiles use them.
-    assert choose_winograd(_found(56, 64, 64), XEON, 2, False)
-    assert choose_winograd(_found(14, 256, 256, images=8), XEON, 2, False)
-    assert not choose_winograd(_found(7, 512, 512), XEON, 2, False)
-    assert not choose_winograd(_found(2, 64, 64), XEON, 1, True)
-    assert not choose_winograd(_found(112, 32, 32), XEON, 2, True)
+    assert choose_winograd(_found(56, 64, 64), AVX512, 2, False)
+    assert choose_winograd(_found(14, 256, 256, images=8), AVX512, 2, False)
+    assert not choose_winograd(_found(7, 512, 512), AVX512, 2, False)
+    assert not choose_winograd(_found(2, 64, 64), AVX512, 1, True)
+    assert not choose_winograd(_found(112, 32, 32), AVX512, 2, True)
 
 
 def test_blocks_stay_in_the_cache():
     for size, channels in ((56, 64), (28, 128), (14, 256), (128, 512), (7, 512)):
         for threads in (1, 2, 16):
-            _, blocking = best_blocking(_found(size, channels, channels), XEON, threads)
-            assert blocking.scratch_bytes <= XEON.l2_bytes
+            _, blocking = best_blocking(_found(size, channels, channels), AVX512, threads)
+            assert blocking.scratch_bytes <= AVX512.l2_bytes
             covered = sum(part.outputs * count for part, count in blocking.rows.parts)
             assert covered == size
