@@ -341,9 +341,9 @@ class MacroKernel:
         statements: list[Stmt] = []
         if full:
             whole = apply("sub", least(Var("panel1"), full) if tail else Var("panel1"), Var("panel0"))
-            if packed.unit and blocking.block_panels > 1:
-                source = Window("panel", total(self._source_offset(Var("panel0")), panel_depth))
-                statements.append(call_side_by_side(packed, (source, Window("packed", ZERO)), runs, whole, size))
+            if packed.unit:
+                depth = blocking.pass_depth
+                statements.append(call_side_by_side(packed, windows(Var("panel0")), runs, whole, depth))
             else:
                 here = Let(panel, total(Var("panel0"), Var("p")))
                 one = call_panel_kernel(packed, windows(panel), runs, blocking.tile.width)

@@ -156,7 +156,7 @@ def call_panel_kernel(
 def call_side_by_side(
     packed: PackedPanels, windows: tuple[Window, Window], levels: Sequence[tuple[Expr, Expr]], panels: Expr, apart: int
 ) -> Call:
-    """Return the call that packs ``panels`` whole panels of contiguous columns, ``apart`` elements between them."""
+    """Return the call that packs ``panels`` whole panels of contiguous columns, ``apart`` depth steps between them."""
     kernel = side_by_side_kernel(packed.dtype, packed.lanes, packed.width // packed.lanes, len(levels))
     return Call(kernel, windows, (*(value for level in levels for value in level), panels, const(apart)))
 
@@ -166,17 +166,15 @@ def side_by_side_kernel(dtype: DType, lanes: int, vectors: int, levels: int) -> 
     """Return the kernel (source, packed) that packs neighbouring panels: a depth step is one run of the source.
 
     Panel after panel would touch a page for each of its cache lines, which no hardware prefetches. Scalars: extent
-    and stride of each depth level; ``panels``; ``apart``, the elements from one packed panel to the next.
+    and stride of each depth level; ``panels``; ``apart``, the depth steps from one packed panel to the next.
     """
-    panel, width = Var("panel"), vectors * lanes
-    at = total(Var(f"at{levels}"), scaled(panel, width))
-    to = total(apply("mul", panel, Var("apart")), scaled(Var(f"step{levels}"), width))
-    copies: list[Stmt] = []
-    for vector in range(vectors):
-        lane = total(Var("lane"), const(vector * lanes))
-        store = Store("packed", total(to, lane), Load("source", total(at, lane), dtype))
-        copies.append(For(Var("lane"), const(lanes), LoopKind.VECTOR, (store,)))
-    body = nested_levels([For(panel, Var("panels"), LoopKind.SERIAL, tuple(copies))], levels)
+    panel = Var("panel")
+    lets = (
+        Let(Var("at"), total(Var(f"at{levels}"), scaled(panel, vectors * lanes))),
+        Let(Var("step"), total(Var(f"step{levels}"), apply("mul", panel, Var("apart")))),
+    )
+    copies = (*lets, *_depth_step(dtype, lanes, vectors, UNIT, False))
+    body = nested_levels([For(panel, Var("panels"), LoopKind.SERIAL, copies)], levels)
     scalars = (*level_scalars(levels), Var("panels"), Var("apart"))
     buffers = (Buffer("source", dtype, None), Buffer("packed", dtype, None, writable=True))
     return Kernel(f"panels_{dtype}_{vectors}x{lanes}_d{levels}", buffers, scalars, tuple(body))

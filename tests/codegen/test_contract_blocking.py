@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from plain_targets import AVX512
 
 from dlc.codegen.contract_analysis import analyze
 from dlc.codegen.contract_blocking import LOCAL, Blocking, choose_blocking
-from dlc.codegen.target import CpuTarget
 from dlc.ir.contraction import infer_extents, parse_spec
 from dlc.ir.epilogue import no_epilogue
 from dlc.ir.types import float32, tensor_type
 
-AVX512 = CpuTarget(
-    name="described",
-    triple="x86_64-unknown-linux-gnu",
-    cpu="x86-64-v4",
-    features=("avx512f", "fma"),
-    vector_bytes=64,
-    vector_registers=32,
-    has_fma=True,
-    has_masks=True,
-    l1_bytes=32 << 10,
-    l2_bytes=1 << 20,
-    l3_bytes=16 << 20,
-)
+TARGET = replace(AVX512, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=16 << 20)
 
 
 def _blocking(spec_text: str, lhs: tuple[int, ...], rhs: tuple[int, ...], threads: int) -> Blocking:
@@ -31,7 +21,7 @@ def _blocking(spec_text: str, lhs: tuple[int, ...], rhs: tuple[int, ...], thread
     types = tensor_type(float32, lhs), tensor_type(float32, rhs)
     problem = analyze(spec, infer_extents(spec, lhs, rhs, {}), *types, no_epilogue(float32))
     assert problem is not None
-    return choose_blocking(problem, AVX512, threads, LOCAL)
+    return choose_blocking(problem, TARGET, threads, LOCAL)
 
 
 @pytest.mark.parametrize("rows", [1024, 4096])
