@@ -248,9 +248,9 @@ class Formula:
         """Whether ``lookup`` is one instruction."""
         return self.bits == 32 and self.lanes == TABLE and self.s.target.has("avx512f")
 
-    def segment(self, x: Number, width: float) -> tuple[Number, Bits]:
-        """Return the multiple of ``width`` nearest to a small ``x``, as a count, and bits that end in that count."""
-        magic = 1.5 * 2.0**23
+    def segment(self, x: Number, width: float, bias: int = 0) -> tuple[Number, Bits]:
+        """Return the multiple of ``width`` nearest to a small ``x``, as a count, and bits that end in count + bias."""
+        magic = 1.5 * 2.0**23 + bias
         shifted = self.fma(x, 1 / width, magic)
         return shifted - magic, shifted.bits()
 

@@ -25,8 +25,6 @@ _LOG = (
     *(0.33333312603087056, -0.2500000959836553, 0.200021187038002, -0.16667995925571438, 0.14219551627257176),
     *(-0.12405587168759906, 0.11888165481220307, -0.11675664426713653, 0.06746650062950474),
 )
-# (tanh(x)/x - 1) / x^2 in x^2 on |x| <= 0.61
-_TANH = (-0.3333333006575603, 0.13332881386449164, -0.05386786147875289, 0.021078047452873734, -0.006215564475502405)
 # erf(x)/x - 1 in x^2 on |x| <= 0.93, and -log(erfc(x)) on 0.92 <= x <= 3.95
 _ERF = (
     *(0.128379166642588, -0.3761263369860283, 0.11283693955962636, -0.026859271232355205),
@@ -42,14 +40,27 @@ _LEAST_LOG = -87.33654
 """exp of this is just above the smallest normal number."""
 
 
+def _rest(f: Formula, x: Number, n: Number) -> Number:
+    """exp(r) - 1 for the rest r of x beyond n ln(2), by two short chains side by side."""
+    r = f.fma(n, -_LN2_HIGH, x)
+    r = f.fma(n, -_LN2_LOW, r)
+    square = r * r
+    tail = f.fma(f.polynomial(r, _EXP[3:]), square, f.polynomial(r, _EXP[1:3]))
+    return f.fma(f.fma(tail, r, _EXP[0]), square, r)
+
+
+def _power(f: Formula, x: Number) -> tuple[Number, Number]:
+    """exp(x) for x from -87 to 88.7 as a power of two, infinity from 88.38 on, and how far above 1 its factor is."""
+    n, bits = f.segment(x, math.log(2), 127)
+    return (bits << 23).as_float(), _rest(f, x, n)
+
+
 def exp_scaled(f: Formula, x: Number, shift: int = 0) -> Number:
     """exp(x) * 2^shift, rounded to zero, subnormals and infinity as the exact value would be."""
     vanishes = x < -104.0  # masked scores: scaling down to zero would cost a microcode assist per vector
     x = vanishes.pick(0.0, f.below(x, 89.0 + 0.7 * max(0, -shift)))
     n, integer = f.nearest(x * _LOG2E)
-    r = f.fma(n, -_LN2_HIGH, x)
-    r = f.fma(n, -_LN2_LOW, r)
-    p = f.fma(f.polynomial(r, _EXP), r * r, r) + 1.0
+    p = _rest(f, x, n) + 1.0
     if shift:
         n, integer = n + float(shift), integer + shift
     return vanishes.pick(0.0, f.scale(p, n, integer))
@@ -67,11 +78,8 @@ def _exp_by_table(f: Formula, x: Number) -> Number:
 
 def _exp_normal(f: Formula, x: Number) -> Number:
     """exp(x) for x from -87 to 88.7, infinity from 88.38 on: one power of two scales all of it; about 1 ULP."""
-    n, bits = f.segment(x, math.log(2))
-    r = f.fma(n, -_LN2_HIGH, x)
-    r = f.fma(n, -_LN2_LOW, r)
-    p = f.fma(f.polynomial(r, _EXP), r * r, r) + 1.0
-    return p * ((bits << 23) + (127 << 23)).as_float()
+    power, rest = _power(f, x)
+    return (rest + 1.0) * power
 
 
 def exp(f: Formula, x: Number) -> Number:
@@ -83,9 +91,7 @@ def expm1(f: Formula, x: Number) -> Number:
     """e**x - 1 without cancellation at small x; about 2 ULP."""
     bounded = f.above(f.below(x, 89.0), -18.0)
     n, integer = f.nearest(bounded * _LOG2E)
-    r = f.fma(n, -_LN2_HIGH, bounded)
-    r = f.fma(n, -_LN2_LOW, r)
-    p = f.fma(f.polynomial(r, _EXP), r * r, r)
+    p = _rest(f, bounded, n)
     # 2^n may overflow where the result does not: work with half of it.
     half = ((integer + 126) << 23).as_float()
     result = f.fma(half, p, half - 0.5)
@@ -138,14 +144,13 @@ def log1p(f: Formula, x: Number) -> Number:
 
 
 def tanh(f: Formula, x: Number) -> Number:
-    """Odd polynomial near zero, 1 - 2 / (e**2x + 1) beyond; about 1.5 ULP. With lookups: about 2 ULP."""
+    """e / (e + 2) for e = e**2|x| - 1, which keeps its digits near zero; about 2 ULP, with lookups, too."""
     if f.has_lookup:
         return _by_segments(f, x, TANH_SEGMENT, TANH_TABLE, 9.1)
     a = x.abs()
-    large = 1.0 - 2.0 / (_exp_normal(f, f.below(a + a, 20.0)) + 1.0)
-    z = x * x
-    small = f.fma(f.polynomial(z, _TANH) * z, a, a)
-    return f.copysign((a < 0.6).pick(small, large), x)
+    power, rest = _power(f, f.below(a + a, 20.0))
+    grown = f.fma(power, rest, power - 1.0)
+    return f.copysign(grown / (grown + 2.0), x)
 
 
 def sigmoid(f: Formula, x: Number) -> Number:

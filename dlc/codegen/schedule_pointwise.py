@@ -34,6 +34,8 @@ from dlc.ir.simplify import Bounds, Simplifier
 
 _COMPARISONS = frozenset({"less", "less_equal", "greater", "greater_equal"})
 _MOST_PIECES = 1000
+_UNROLLED = ((8, 4), (24, 2))
+"""Bodies of so much work at most: so many vectors, one after the other, before the loop goes on."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,22 @@ class PointwiseSchedule:
         return parallel(axes, split, task, body)
 
     def _vectors(self, extent: int, exprs: Sequence[Expr]) -> tuple[int, int]:
+        """Return the lanes of a vector and how many vectors an iteration of the loop computes.
+
+        A long chain of operations fills the window within which a processor reorders them. Two registers are then one
+        vector, so that every operation is done for both before the next; not where formulas look tables up, which
+        fit one register of AVX-512.
+        """
         values = exprs[len(self.targets) :]
         sizes = [v.dtype.itemsize for v in values] + [e.dtype.itemsize for e in distinct(values) if isinstance(e, Load)]
         wide = [s for s in sizes if s >= 4] or sizes
         lanes = vector_lanes(self.target, [min(wide)], extent)
         weight = cost(values)
-        unroll = 4 if weight <= 8 else 2 if weight <= 24 else 1
+        unroll = next((count for most, count in _UNROLLED if weight <= most), 1)
         while unroll > 1 and lanes * unroll > extent:
             unroll //= 2
+        if weight > _UNROLLED[-1][0] and not self.target.has_masks and extent % (2 * lanes) == 0:
+            lanes *= 2
         return lanes, unroll
 
     # -- deciding selections on outer axes ----------------------------------------------------

@@ -147,3 +147,17 @@ def test_quotients_by_literals_are_exact(dtype: DType, level: str) -> None:
         tiny = np.abs(wanted) < 2 * limits.tiny / limits.eps
         np.testing.assert_array_equal(out[~tiny], wanted[~tiny])
         np.testing.assert_allclose(out[tiny], wanted[tiny], rtol=limits.eps, atol=limits.smallest_subnormal)
+
+
+def test_tanh_is_odd_and_never_beyond_one() -> None:
+    x = np.sort(np.abs(arguments("tanh", float32)[0]))
+    x = x[np.isfinite(x)]
+    x = np.resize(x, COUNT)
+    for target in targets():
+        for lanes in (target.lanes(4), 0):
+            function, sides = Function(kernel_of("tanh", float32, lanes), target), []
+            for values in (x, -x):
+                out = np.zeros(COUNT, np.float32)
+                function(values, out)
+                sides.append(out)
+            assert np.array_equal(sides[0], -sides[1]) and sides[0].max() <= 1
