@@ -269,7 +269,7 @@ def _of_halves(request: Request, result: DType) -> Lowered:
     copies = [copy_kernel(narrow.dtype, size, target, result) for narrow, size in zip(types, sizes, strict=True)]
     calls = [KernelCall(kernel, (_input(k), places[k])) for k, kernel in enumerate(copies)]
     moves = {_input(k): place for k, place in enumerate(places)}
-    calls += [KernelCall(c.kernel, tuple(moves.get(o, o) for o in c.operands), c.flops) for c in lowered.calls]
+    calls += [replace(c, operands=tuple(moves.get(o, o) for o in c.operands)) for c in lowered.calls]
     return Lowered(tuple(calls), (*lowered.temporaries, *wide), lowered.in_place)
 
 
@@ -323,9 +323,6 @@ def _two_steps(request: Request, result: DType) -> Lowered:
 def _followed(first: Lowered, between: TensorType, kernel: Kernel, request: Request) -> Lowered:
     """``first`` into a temporary of type ``between``, then the ``kernel`` that reads it and the epilogue's inputs."""
     place = Operand(OperandKind.TEMPORARY, len(first.temporaries))
-    calls = [
-        KernelCall(call.kernel, tuple(place if o == OUTPUT else o for o in call.operands), call.flops)
-        for call in first.calls
-    ]
+    calls = [replace(call, operands=tuple(place if o == OUTPUT else o for o in call.operands)) for call in first.calls]
     calls.append(KernelCall(kernel, (place, OUTPUT, *_epilogue_inputs(request))))
     return Lowered(tuple(calls), (*first.temporaries, between))

@@ -25,7 +25,7 @@ from dlc.errors import CompileError
 
 # Words (8 bytes each) of a program's header and of its records. The table is built by runtime/program.py,
 # which states the same layout; RUN_ABI changes whenever either of them does.
-RUN_ABI = 1
+RUN_ABI = 2
 
 EXPORTS = (
     "dlc_pool_create",
@@ -146,10 +146,41 @@ done:
 }
 """
 
+# In a loop of chains a worker runs its own part in every iteration, waits for no one, and leaves when worker 0 does.
+# Parts begin at multiples rounded up, so that worker 0, which alone hears of interruptions, is not early.
+_OWN_TASKS = """
+define internal i1 @run_own_tasks(ptr %pool, i64 %worker, i64 %count, i64 %sequence, ptr %record, ptr %arguments,
+                                  ptr %scratch) {
+entry:
+  %function.at = getelementptr i64, ptr %record, i64 2
+  %function = load ptr, ptr %function.at
+  %tasks.at = getelementptr i64, ptr %record, i64 3
+  %tasks = load i64, ptr %tasks.at
+  %begin.product = mul i64 %worker, %tasks
+  %round = sub i64 %count, 1
+  %begin.up = add i64 %begin.product, %round
+  %begin = udiv i64 %begin.up, %count
+  %end.up = add i64 %begin.up, %tasks
+  %end = udiv i64 %end.up, %count
+  %some = icmp ult i64 %begin, %end
+  br i1 %some, label %run, label %look
+run:
+  call void %function(ptr %arguments, i64 %begin, i64 %end, ptr %scratch)
+  br label %look
+look:
+  %abort.at = getelementptr i8, ptr %pool, i64 $ABORT_AT
+  %leave = load atomic i64, ptr %abort.at monotonic, align 8
+  %sequence.next = add i64 %sequence, 1
+  %leaving = icmp eq i64 %leave, %sequence.next
+  ret i1 %leaving
+}
+"""
+
 # The walk over the table. Program header: 0 pointer to records, 1 parallel, 2 most arguments, 3 timing array or null.
 # Records: 0 operation | flags << 8, 1 words; kernel (1): 2 function, 3 tasks, 4 chunks per worker, 5 arguments,
 # 6 depth, 7 step, then per argument slot, offset and one stride per enclosing loop; loop (2): 2 count, 3 words to
-# skip; end of loop (3); barrier (4); end of program (0). Flags: 1 barrier after, 2 commits state, 4 worker 0 only.
+# skip; end of loop (3); barrier (4); end of program (0). Flags: 1 barrier after, 2 commits state, 4 worker 0 only,
+# 8 every worker runs its own part alone.
 _WALK = """
 define internal void @resolve(ptr %record, ptr %bases, ptr %iterations, ptr %arguments) {
 entry:
@@ -336,7 +367,18 @@ clock.read:
 prepare:
   %begun = phi i64 [ 0, %clock ], [ %begun.at, %clock.read ]
   call void @resolve(ptr %record, ptr %bases, ptr %iterations, ptr %arguments)
-  br i1 %single, label %alone, label %shared
+  br i1 %single, label %alone, label %divided
+divided:
+  %own.bit = and i64 %flags, 8
+  %own = icmp ne i64 %own.bit, 0
+  br i1 %own, label %mine, label %shared
+mine:
+  %part.stop = call i1 @run_own_tasks(ptr %pool, i64 %worker, i64 %count, i64 %sequence, ptr %record, ptr %arguments,
+                                      ptr %scratch)
+  br i1 %part.stop, label %early, label %after
+early:
+  call void @barrier(ptr %pool, i64 %sequence, i64 %count)
+  br label %gone
 alone:
   %function.at = getelementptr i64, ptr %record, i64 2
   %function = load ptr, ptr %function.at
@@ -349,7 +391,7 @@ shared:
                                      ptr %arguments, ptr %scratch, i1 %interruptible.now, ptr %poll, ptr %last)
   br i1 %stop.inside, label %abort, label %after
 after:
-  %began = phi i64 [ 0, %assigned ], [ %begun, %alone ], [ %begun, %shared ]
+  %began = phi i64 [ 0, %assigned ], [ %begun, %alone ], [ %begun, %mine ], [ %begun, %shared ]
   %barrier.bit = and i64 %flags, 1
   %meets = icmp ne i64 %barrier.bit, 0
   br i1 %meets, label %meet, label %time
@@ -466,7 +508,7 @@ def dispatcher_text(architecture: str) -> str:
     constants["YIELD"] = str(YIELD_NUMBER[architecture])
     constants["YIELD_AFTER"] = str(YIELD_AFTER)
     constants["PAUSE"] = pause
-    body = "".join((DECLARATIONS, WAITING, _INTERRUPTION, _TASKS, _WALK, POOL_FUNCTIONS, _RUN))
+    body = "".join((DECLARATIONS, WAITING, _INTERRUPTION, _TASKS, _OWN_TASKS, _WALK, POOL_FUNCTIONS, _RUN))
     return f"{declare_pause}\n{FLOAT_MODE[architecture]}{Template(body).substitute(constants)}"
 
 

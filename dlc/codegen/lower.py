@@ -24,22 +24,23 @@ _known: dict[tuple, Lowered] = {}
 """What equal nodes were lowered to: deep models repeat their layers."""
 
 
-def lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int] = ()) -> Lowered:
+def lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int] = (), alone: bool = False) -> Lowered:
     """Return the kernel calls of a primitive or fused node with static shapes.
 
-    ``constants`` numbers the operands known to be the same in every run.
+    ``constants`` numbers the operands known to be the same in every run; a node ``alone`` in a loop is all that the
+    loop does, and its tasks are made chains through the iterations where that pays.
 
     Raises:
         CompileError: the node is no primitive, runs on the host only, or has symbolic dimensions.
     """
     if not all(t.is_static for t in (*node.input_types, *node.output_types)):
         raise CompileError(f"{node!r} has symbolic dimensions; bind them before code generation")
-    key = (structure(node), target, threads, frozenset(constants))
+    key = (structure(node), target, threads, frozenset(constants), alone)
     known = _known.get(key)
     if known is None:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        known = _known[key] = _lower(node, target, threads, constants)
+        known = _known[key] = _lower(node, target, threads, constants, alone)
     return known
 
 
@@ -58,17 +59,17 @@ def structure(node: Node) -> tuple:
     return (node.op, tuple(parts), node.input_types, tuple(number[v] for v in body.outputs))
 
 
-def _lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int]) -> Lowered:
+def _lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int], alone: bool) -> Lowered:
     if node.op.kernel is not None:
         kernel = node.op.kernel(node.input_types, node.output_types, node.attributes)
         return Lowered((KernelCall(kernel, inputs(len(node.inputs)) + outputs(len(node.outputs))),))
     if node.op.compute is not None:
-        return _lower_body((node,), node.inputs, node.outputs, target, threads, constants)
+        return _lower_body((node,), node.inputs, node.outputs, target, threads, constants, alone)
     body = node.attributes.get("body")
     if node.op.name != "fused" or not isinstance(body, Graph):
         reason = "runs in the interpreter only" if node.op.has(Trait.HOST) else "is no primitive; expand it first"
         raise CompileError(f"{node!r} cannot be lowered: {node.op.name} {reason}")
-    return _lower_body(body.nodes, body.inputs, body.outputs, target, threads, constants)
+    return _lower_body(body.nodes, body.inputs, body.outputs, target, threads, constants, alone)
 
 
 def _lower_body(
@@ -78,6 +79,7 @@ def _lower_body(
     target: CpuTarget,
     threads: int,
     constants: Collection[int],
+    alone: bool,
 ) -> Lowered:
     distinct = tuple(dict.fromkeys(operands))  # a node may read one value twice
     contractions = sum(is_contraction(n) for n in nodes) if results[0].type.size != 0 else 0
@@ -86,7 +88,7 @@ def _lower_body(
     elif contractions:
         first = [operands.index(v) for v in distinct]
         fixed = {k for k, position in enumerate(first) if position in constants}
-        lowered = lower_contract_group(nodes, distinct, results, target, threads, fixed)
+        lowered = lower_contract_group(nodes, distinct, results, target, threads, fixed, alone)
     else:
         lowered = lower_group(nodes, distinct, results, target, threads)
     if len(distinct) == len(operands):

@@ -6,6 +6,7 @@ It must not know how either is computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dlc.codegen.attention_analysis import analyze_attention
 from dlc.codegen.attention_blocking import choose_attention_blocking
@@ -82,7 +83,7 @@ class _Steps:
         private = [self._temporary(t) for t in lowered.temporaries]
         for call in lowered.calls:
             operands = tuple(self._place(o, inputs, outputs, private) for o in call.operands)
-            self.calls.append(KernelCall(call.kernel, operands, call.flops))
+            self.calls.append(replace(call, operands=operands))
 
     def _temporary(self, type_: TensorType) -> Operand:
         self.temporaries.append(type_)

@@ -32,10 +32,12 @@ def lower_contract_group(
     target: CpuTarget,
     threads: int,
     constants: Collection[int] = (),
+    alone: bool = False,
 ) -> Lowered:
     """Return the calls of a body with one contraction and pointwise nodes that follow it.
 
-    ``constants`` numbers the ``inputs`` known to be the same in every run.
+    ``constants`` numbers the ``inputs`` known to be the same in every run; a node ``alone`` in a loop is all that the
+    loop does.
     """
     contraction = next(n for n in nodes if n.op.has(Trait.CONTRACTION))
     position = {v: k for k, v in enumerate(inputs)}
@@ -46,7 +48,7 @@ def lower_contract_group(
     if not rest:
         lowered = _contract(contraction, no_epilogue(contraction.outputs[0].type.dtype), target, threads, fixed)
         return renumber(lowered, [position[v] for v in contraction.inputs])
-    sliced = lower_slices(contraction, rest, inputs, outputs, target, threads, fixed)
+    sliced = lower_slices(contraction, rest, inputs, outputs, target, threads, fixed, alone)
     if sliced is not None:
         return sliced
     group = ComputeGroup((*inputs, contraction.outputs[0]), rest)
@@ -74,7 +76,7 @@ def renumber(lowered: Lowered, numbers: Sequence[int]) -> Lowered:
         operands = tuple(
             Operand(OperandKind.INPUT, numbers[o.index]) if o.kind is OperandKind.INPUT else o for o in call.operands
         )
-        calls.append(KernelCall(call.kernel, operands, call.flops))
+        calls.append(replace(call, operands=operands))
     pairs = tuple((out, numbers[read]) for out, read in lowered.in_place if numbers.count(numbers[read]) == 1)
     return replace(lowered, calls=tuple(calls), in_place=pairs)
 
@@ -153,4 +155,4 @@ def _separately(
 
 
 def _moved(call: KernelCall, moves: dict[Operand, Operand]) -> KernelCall:
-    return KernelCall(call.kernel, tuple(moves.get(o, o) for o in call.operands), call.flops)
+    return replace(call, operands=tuple(moves.get(o, o) for o in call.operands))

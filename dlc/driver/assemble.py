@@ -25,6 +25,10 @@ from dlc.ir.types import DType, TensorType
 
 LOAD_LEVEL = 0  # runs once, when the executable is made
 RUN_LEVEL = 1  # runs once per run; loops nest above it
+_WITHOUT_STEPS = ("constant", "reshape", "barrier")
+
+Lower = Callable[[Node, frozenset[int], bool], Lowered]
+"""Lowers a node: told which of its operands are known before, and whether the node is all that a loop does."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Assembled:
 class Assembler:
     """Collects buffers and steps level by level; use ``assemble``."""
 
-    def __init__(self, lower: Callable[[Node, frozenset[int]], Lowered], copy: Callable[[DType, int], Kernel]) -> None:
+    def __init__(self, lower: Lower, copy: Callable[[DType, int], Kernel]) -> None:
         self.lower = lower
         self.copy = copy
         self.buffers: list[ProgramBuffer] = []
@@ -89,13 +93,14 @@ class Assembler:
     def graph(self, graph: Graph, inputs: Sequence[View]) -> list[View]:
         """Add the steps of every node; return the views of the outputs."""
         views: dict[Value, View] = dict(zip(graph.inputs, inputs, strict=True))
+        alone = sum(node.op.name not in _WITHOUT_STEPS for node in graph.nodes) == 1
         for node in graph.nodes:
             operands = [views[v] for v in node.inputs]
-            views.update(zip(node.outputs, self.node(node, operands), strict=True))
+            views.update(zip(node.outputs, self.node(node, operands, alone), strict=True))
         return [views[v] for v in graph.outputs]
 
-    def node(self, node: Node, operands: Sequence[View]) -> list[View]:
-        """Add the steps of one node; return the views of its results."""
+    def node(self, node: Node, operands: Sequence[View], alone: bool) -> list[View]:
+        """Add the steps of one node, ``alone`` in its graph or not; return the views of its results."""
         if node.op.has(Trait.HOST) or node.op.is_composite:
             raise CompileError(
                 f"{node!r} cannot be compiled: {node.op.name} runs in the interpreter only; "
@@ -103,14 +108,14 @@ class Assembler:
             )
         if node.op.name == "constant":
             return [self.literal(node.attributes["value"], node.outputs[0].type)]
-        if node.op.name in ("reshape", "barrier"):  # the same bytes, under another shape or at another time
+        if node.op.name in _WITHOUT_STEPS:  # the same bytes, under another shape or at another time
             return [operands[0]]
         if node.op.name == "scan":
             return self.scan(node, operands)
         # In a loop everything known before it counts: what is packed of it is packed once.
         here = len(self.streams) - 1
         fixed = frozenset(k for k, view in enumerate(operands) if self.level_of(view) < here)
-        return self.calls(node, operands, self.lower(node, fixed))
+        return self.calls(node, operands, self.lower(node, fixed, alone and here > RUN_LEVEL))
 
     def calls(self, node: Node, operands: Sequence[View], lowered: Lowered) -> list[View]:
         """Add the kernel calls of a lowered node, each at the level of its operands."""
@@ -135,7 +140,8 @@ class Assembler:
                 if used[OperandKind.OUTPUT, o] == used[OperandKind.INPUT, i] == 1  # by this call alone
             ]
             in_place = tuple((places[o], places[i]) for o, i in pairs if o in places and i in places)
-            self.streams[level].append(CallStep(call.kernel, tuple(views), node.label, call.flops, in_place))
+            step = CallStep(call.kernel, tuple(views), node.label, call.flops, in_place, call.split)
+            self.streams[level].append(step)
         missing = [k for k in range(len(node.outputs)) if (OperandKind.OUTPUT, k) not in results]
         for k in missing:  # an empty tensor: nothing writes it
             if node.outputs[k].type.size != 0:
@@ -182,8 +188,8 @@ class Assembler:
     def scan(self, node: Node, operands: Sequence[View]) -> list[View]:
         """Add a counted loop: sequences and stacked results are strided views.
 
-        A carry whose new value is also stacked lives in the stack, which has one more row for the initial value: an
-        iteration reads the row that the one before wrote. Other carries live in one buffer each.
+        A carry of which values are stacked, new ones or those that an iteration began with, lives in the stack, which
+        has one row more: an iteration reads the row that the one before wrote. Other carries live in one buffer each.
         """
         body: Graph = node.attributes["body"]
         length, reverse = int(node.attributes["length"]), bool(node.attributes["reverse"])
@@ -192,25 +198,27 @@ class Assembler:
         label = node.label
         inside = outside + 1
         depth = inside - RUN_LEVEL - 1
-        rows = _stacked_carries(body, carries)
-        stacked = []
-        for number, type_ in enumerate(node.output_types[carries:]):
-            extra = 1 if number in rows.values() else 0
-            whole = TensorType(type_.dtype, (length + extra, *type_.shape[1:]))
-            view = self.buffer(SlotKind.ARENA, f"{label} output", whole, outside)
-            stacked.append(replace(view, offset=0 if reverse else extra * _row_bytes(type_)))
+        stacks = _stacked_carries(body, carries)
+        rows: dict[int, View] = {}
         holders, finals = [], []
         for number, (view, type_) in enumerate(zip(operands[:carries], node.input_types[:carries], strict=True)):
-            if number in rows:
-                buffer, stride = stacked[rows[number]].buffer, int(type_.nbytes)
-                first = View(buffer, stride * length if reverse else 0)
-                finals.append(View(buffer, 0 if reverse else stride * length))
+            if number in stacks:
+                whole = TensorType(type_.dtype, (length + 1, *type_.shape))
+                stack, stride = self.buffer(SlotKind.ARENA, f"{label} output", whole, outside), int(type_.nbytes)
+                first = replace(stack, offset=stride * length if reverse else 0)
+                finals.append(replace(stack, offset=0 if reverse else stride * length))
                 holders.append(replace(first, strides=(*(0,) * depth, -stride if reverse else stride)))
+                for result, is_new in stacks[number].items():
+                    rows[result] = replace(stack, offset=stride if is_new != reverse else 0)
             else:
                 first = self.buffer(SlotKind.ARENA, f"{label} carry", type_, inside)
                 finals.append(first)
                 holders.append(first)
             self.add_copy(view, first, type_, outside, f"{label} carry")
+        stacked = [
+            rows[number] if number in rows else self.buffer(SlotKind.ARENA, f"{label} output", type_, outside)
+            for number, type_ in enumerate(node.output_types[carries:])
+        ]
         self.streams.append([])
 
         def step_of(view: View, type_: TensorType) -> View:
@@ -227,15 +235,19 @@ class Assembler:
         body_inputs = [*holders, *slices, *operands[carries + sequences :]]
         early = {value: view for value, view in zip(body.inputs, body_inputs, strict=True)}
         targets = [step_of(v, t) for v, t in zip(stacked, node.output_types[carries:], strict=True)]
-        for value, target in zip(body.outputs[carries:], targets, strict=True):
+        apart = [(body.outputs[carries + k], k) for k in range(len(targets)) if k not in rows]
+        for value, k in apart:
             if value in early:
-                self.add_copy(early[value], target, value.type, inside, f"{label} output")
+                self.add_copy(early[value], targets[k], value.type, inside, f"{label} output")
         results = self.graph(body, body_inputs)
-        for value, view, target in zip(body.outputs[carries:], results[carries:], targets, strict=True):
+        for value, k in apart:
             if value not in early:
-                self.add_copy(view, target, value.type, inside, f"{label} output")
+                self.add_copy(results[carries + k], targets[k], value.type, inside, f"{label} output")
+        for number in stacks:
+            following = replace(holders[number], offset=holders[number].offset + holders[number].strides[depth])
+            self.add_copy(results[number], following, body.outputs[number].type, inside, f"{label} output")
         pairs = zip(results[:carries], body.outputs[:carries], holders, strict=True)
-        new = [pair for number, pair in enumerate(pairs) if number not in rows]
+        new = [pair for number, pair in enumerate(pairs) if number not in stacks]
         busy = {holder.buffer for _, _, holder in new}
         safe = [
             self.snapshot(view, value.type, inside, f"{label} carry")
@@ -300,14 +312,17 @@ def _row_bytes(type_: TensorType) -> int:
     return int(type_.nbytes) // max(int(type_.shape[0]), 1)
 
 
-def _stacked_carries(body: Graph, carries: int) -> dict[int, int]:
-    """Map carries of a scan to the stacked results, one each, that take the same new value in every iteration."""
-    found: dict[int, int] = {}
-    for carry, value in enumerate(body.outputs[:carries]):
-        for number, stacked in enumerate(body.outputs[carries:]):
-            if stacked is value and value not in body.inputs and number not in found.values():
-                found[carry] = number
-                break
+def _stacked_carries(body: Graph, carries: int) -> dict[int, dict[int, bool]]:
+    """Map carries of a scan to the results that stack their values, each for one carry: True new values, False old."""
+    found: dict[int, dict[int, bool]] = {}
+    taken: set[int] = set()
+    for carry, (old, new) in enumerate(zip(body.inputs[:carries], body.outputs[:carries], strict=True)):
+        if new in body.inputs:  # nothing that the body computes
+            continue
+        stacks = {k: v is new for k, v in enumerate(body.outputs[carries:]) if v in (old, new) and k not in taken}
+        if stacks:
+            found[carry] = stacks
+            taken.update(stacks)
     return found
 
 
@@ -351,13 +366,13 @@ def _compact(buffers: list[ProgramBuffer], steps: list[ProgramStep], kept: set[i
 def assemble(
     load_graph: Graph | None,
     graph: Graph,
-    lower: Callable[[Node, frozenset[int]], Lowered],
+    lower: Lower,
     copy: Callable[[DType, int], Kernel],
 ) -> Assembled:
     """Assemble ``graph``; ``load_graph``, if any, computes some of its constant inputs, by name.
 
-    ``lower`` is told which operands of the node are known at load or, in a loop, before it; ``copy`` makes the kernel
-    of a copy.
+    What ``lower`` is told to be known before is known at load or, in a loop, before it; ``copy`` makes the kernel of a
+    copy.
 
     Raises CompileError naming the node that has no compiled form.
     """

@@ -92,8 +92,8 @@ def assemble_graphs(
     """Lower every node and assemble the programs; ``take`` is given every kernel as soon as it is made."""
     copies: dict[tuple[DType, int], Kernel] = {}
 
-    def lowered(node: Node, fixed: frozenset[int]) -> Lowered:
-        made = lower(node, target, threads, fixed)
+    def lowered(node: Node, fixed: frozenset[int], alone: bool) -> Lowered:
+        made = lower(node, target, threads, fixed, alone)
         for call in made.calls:
             take(call.kernel)
         return made

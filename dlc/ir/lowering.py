@@ -32,11 +32,15 @@ class Operand:
 
 @dataclass(frozen=True)
 class KernelCall:
-    """``kernel`` on ``operands``, one per buffer of the kernel, in order."""
+    """``kernel`` on ``operands``, one per buffer of the kernel, in order.
+
+    ``split`` numbers the operands of which task k of n touches nothing but the k-th of n equal parts.
+    """
 
     kernel: Kernel
     operands: tuple[Operand, ...]
     flops: int = 0
+    split: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,14 @@ class KernelStep:
 
 @dataclass(frozen=True)
 class LoopBegin:
-    """Run the steps up to the matching LoopEnd ``count`` times."""
+    """Run the steps up to the matching LoopEnd ``count`` times.
+
+    With ``chains`` all steps have the same number of tasks, and task k of a step needs of what the loop writes only
+    what tasks k wrote: whoever runs tasks k of all iterations waits for no one.
+    """
 
     count: int
+    chains: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ class Plan:
                         for a in arguments
                     )
                     lines.append(f"{pad}{symbol}({operands}) tasks={tasks}  # {label}")
-                case LoopBegin(count=count):
-                    lines.append(f"{pad}loop {count}")
+                case LoopBegin(count=count, chains=chains):
+                    lines.append(f"{pad}loop {count}" + (" in chains" if chains else ""))
                     depth += 1
                 case LoopEnd():
                     lines.append(f"{pad}end")

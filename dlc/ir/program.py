@@ -38,13 +38,17 @@ class View:
 
 @dataclass(frozen=True)
 class CallStep:
-    """Run ``kernel`` on ``views``; ``in_place`` lists (written, read) view positions that may share memory."""
+    """Run ``kernel`` on ``views``; ``in_place`` lists (written, read) view positions that may share memory.
+
+    ``split`` numbers the views of which task k of n touches nothing but the k-th of n equal parts.
+    """
 
     kernel: Kernel
     views: tuple[View, ...]
     label: str = ""
     flops: int = 0
     in_place: tuple[tuple[int, int], ...] = ()
+    split: tuple[int, ...] = ()
 
     @property
     def reads(self) -> tuple[View, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dlc.ir.kernel import Kernel
 from dlc.ir.plan import Argument, KernelStep, LoopBegin, LoopEnd, Plan, Slot, SlotKind, Step
@@ -258,10 +258,13 @@ def _emit(
             return Argument(slot_of[place.buffer], place.offset, place.strides)
         return Argument(0, offsets[place.buffer] + place.offset, place.strides)
 
+    chained = {begin for begin, end in _loops(program) if _in_chains(program, places, offsets, begin, end)}
     steps: list[Step] = []
     for number, step in enumerate(program.steps):
         if number in places.removed:
             continue
+        if isinstance(step, LoopBegin):
+            step = replace(step, chains=number in chained)
         if isinstance(step, CopyStep):
             step = CallStep(step.kernel, (step.source, step.target), step.label)
         if isinstance(step, CallStep):
@@ -273,6 +276,43 @@ def _emit(
         else:
             steps.append(step)
     return Plan(tuple(slots), tuple(steps), arena_bytes, peak)
+
+
+def _in_chains(program: Program, places: _Places, offsets: Mapping[int, int], begin: int, end: int) -> bool:
+    """Tell whether task k of every step between ``begin`` and ``end`` needs, of what the loop writes, only tasks k's.
+
+    That is so where all steps have as many tasks and reach what is written in equal parts, each window of a buffer
+    a whole number of windows from the next, and no other buffer lies in the same memory.
+    """
+    kept = [n for n in range(begin + 1, end) if n not in places.removed]
+    steps = [step for n in kept if isinstance(step := program.steps[n], CallStep)]
+    if len(steps) != len(kept) or len({step.kernel.tasks for step in steps}) != 1 or steps[0].kernel.tasks == 1:
+        return False
+    written = {places.resolve(v).buffer for step in steps for v in step.writes}
+    used: set[int] = set()
+    windows: dict[int, set[int]] = defaultdict(set)
+    for step in steps:
+        for position, (view, parameter) in enumerate(zip(step.views, step.kernel.buffers, strict=True)):
+            place = places.resolve(view)
+            used.add(place.buffer)
+            if place.buffer not in written:
+                continue
+            if position not in step.split or parameter.size is None:
+                return False
+            size = parameter.size * parameter.dtype.itemsize
+            windows[place.buffer].add(size)
+            if any(distance % size for distance in (place.offset, *place.strides)):
+                return False
+    return all(len(sizes) == 1 for sizes in windows.values()) and not any(
+        _overlap(program, offsets, a, b) for a in written for b in used if a != b
+    )
+
+
+def _overlap(program: Program, offsets: Mapping[int, int], a: int, b: int) -> bool:
+    """Tell whether two buffers share bytes of the arena."""
+    if a not in offsets or b not in offsets:
+        return False
+    return offsets[a] < offsets[b] + program.buffers[b].nbytes and offsets[b] < offsets[a] + program.buffers[a].nbytes
 
 
 def _traffic(buffers: Sequence[ProgramBuffer], call: CallStep) -> int:

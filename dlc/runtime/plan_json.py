@@ -13,7 +13,7 @@ from dlc.ir.dims import Dim, parse_dim
 from dlc.ir.plan import Argument, KernelStep, LoopBegin, LoopEnd, Plan, Slot, SlotKind, Step
 from dlc.ir.types import TensorType, as_dtype
 
-FORMAT = 1
+FORMAT = 2
 
 
 def plan_to_json(plan: Plan) -> str:
@@ -30,8 +30,8 @@ def plan_to_json(plan: Plan) -> str:
                 arguments = [[a.slot, a.offset, *a.strides] for a in step.arguments]
                 names = number(step.symbol), number(step.label)
                 steps.append([*names, arguments, step.tasks, step.flops, step.nbytes, int(step.commits)])
-            case LoopBegin(count=count):
-                steps.append([count])
+            case LoopBegin(count=count, chains=chains):
+                steps.append([count, int(chains)])
             case LoopEnd():
                 steps.append([])
     slots = [[slot.kind.value, slot.name, slot.nbytes, slot.type and type_to_json(slot.type)] for slot in plan.slots]
@@ -66,8 +66,8 @@ def plan_from_json(text: str | bytes) -> Plan:
 def _step_from_json(fields: list[Any], texts: list[str]) -> Step:
     if len(fields) == 0:
         return LoopEnd()
-    if len(fields) == 1:
-        return LoopBegin(fields[0])
+    if len(fields) == 2:
+        return LoopBegin(fields[0], bool(fields[1]))
     symbol, label, arguments, tasks, flops, nbytes, commits = fields
     return KernelStep(
         texts[symbol],

@@ -17,7 +17,7 @@ from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, Step
 MAX_DEPTH = 4
 
 _END, _KERNEL, _LOOP, _LOOP_END, _MEET = 0, 1, 2, 3, 4
-_BARRIER, _COMMIT, _SINGLE = 1 << 8, 2 << 8, 4 << 8
+_BARRIER, _COMMIT, _SINGLE, _OWN = 1 << 8, 2 << 8, 4 << 8, 8 << 8
 
 # A worker's share of a step is cut into at least this many chunks, so that others can take over what a late
 # worker has not begun, and into more where a chunk would run so long that an interruption waits for it.
@@ -60,7 +60,8 @@ def build_program(
     steps = _nonempty(plan.steps)
     parallel = threads > 1 and _worth_waking(steps)
     single_loops = _single_loops(steps)
-    barriers = _barriers(steps, single_loops, last=timing is not None)
+    chained = _chained(steps)
+    barriers = _barriers(steps, single_loops, chained, last=timing is not None)
     addresses: dict[str, int] = {}
     words: list[int] = []
     begins: list[int] = []
@@ -70,7 +71,8 @@ def build_program(
             case KernelStep():
                 if step.symbol not in addresses:
                     addresses[step.symbol] = address_of(step.symbol)
-                words += _kernel_words(step, number, addresses[step.symbol], len(begins), threads, barriers[index])
+                word, *rest = _kernel_words(step, number, addresses[step.symbol], len(begins), threads, barriers[index])
+                words += [word | (_OWN if index in chained else 0), *rest]
                 most = max(most, len(step.arguments))
             case LoopBegin(count=count):
                 begins.append(len(words))
@@ -172,12 +174,29 @@ def _single_loops(steps: Sequence[tuple[int, Step]]) -> dict[int, int]:
     return single
 
 
-def _barriers(steps: Sequence[tuple[int, Step]], single_loops: dict[int, int], last: bool) -> list[bool]:
+def _chained(steps: Sequence[tuple[int, Step]]) -> set[int]:
+    """Return the positions of kernels, and of ends of loops, whose loop's tasks are chains that need not meet."""
+    found: set[int] = set()
+    loops: list[bool] = []
+    for index, (_, step) in enumerate(steps):
+        if isinstance(step, LoopBegin):
+            loops.append(step.chains)
+            continue
+        if loops and loops[-1]:
+            found.add(index)
+        if isinstance(step, LoopEnd):
+            loops.pop()
+    return found
+
+
+def _barriers(
+    steps: Sequence[tuple[int, Step]], single_loops: dict[int, int], chained: set[int], last: bool
+) -> list[bool]:
     """Say after which steps (kernels, ends of loops) the threads must meet: around every step with several tasks.
 
     Between steps with one task no barrier is needed, worker 0 runs them all; nor within a loop of such steps, which
-    counts as one. The barrier at the program's end serves a last parallel step, unless ``last`` asks for its own so
-    that the step's time is complete.
+    counts as one, nor within a loop of chains, after which they meet. The barrier at the program's end serves a last
+    parallel step, unless ``last`` asks for its own so that the step's time is complete.
     """
     count = len(steps)
     first_parallel = [False] * (count + 1)  # whether the first kernel at or after a position has several tasks
@@ -195,8 +214,9 @@ def _barriers(steps: Sequence[tuple[int, Step]], single_loops: dict[int, int], l
     index = 0
     while index < count:
         step = steps[index][1]
-        if isinstance(step, KernelStep) and step.tasks > 1:
-            barriers[index] = index + 1 < count or last
+        if index in chained or (isinstance(step, KernelStep) and step.tasks > 1):
+            inside = index in chained and isinstance(step, KernelStep)
+            barriers[index] = not inside and (index + 1 < count or last)
         elif isinstance(step, KernelStep) or index in single_loops:
             index = single_loops.get(index, index)
             following = index + 1

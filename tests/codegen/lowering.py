@@ -84,9 +84,10 @@ def check_node(
     target: CpuTarget = HOST,
     tolerance: float = 2e-5,
     constants: Collection[int] = (),
+    alone: bool = False,
 ) -> Lowered:
     """Lower ``node`` and compare the emulator and machine code with the definition."""
-    lowered = lower(node, target, threads, constants)
+    lowered = lower(node, target, threads, constants, alone)
     wanted = expected_of(node, inputs)
     floor = max([0.0, *(float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in inputs if x.dtype.kind == "f")])
     runs = [run_lowered(lowered, node, inputs, target)]

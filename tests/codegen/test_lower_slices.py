@@ -60,11 +60,13 @@ def check(
     target: CpuTarget,
     weights: int = 1,
     emulated: bool = False,
+    threads: int = 2,
+    alone: bool = False,
 ) -> Lowered:
     node = node_of(function, arrays)
     operands = [arrays[int(v.hint[1:])] for v in node.inputs]
     constants = [k for k, v in enumerate(node.inputs) if v.hint == f"i{weights}"]
-    return check_node(node, operands, 2, emulated, target, constants=constants)
+    return check_node(node, operands, threads, emulated, target, constants=constants, alone=alone)
 
 
 def is_joined(lowered: Lowered) -> bool:
@@ -87,6 +89,59 @@ def test_gates_of_a_gru(target: CpuTarget) -> None:
     arrays = numbers(8, hidden), numbers(3 * hidden, hidden), numbers(8, 3 * hidden), numbers(3 * hidden)
     lowered = check(gru, arrays, target)
     assert is_joined(lowered) and not lowered.in_place, "other tasks still multiply the state that one updates"
+
+
+ROWS = HOST.lanes(4) // 2
+"""Rows that a task needs so that it does not wait for weights."""
+
+
+def parted(lowered: Lowered, hidden: int, threads: int) -> set[int]:
+    """Check that tasks are rows, and return the kinds of sizes, in multiples of the state's, that they cut."""
+    call = lowered.calls[-1]
+    assert call.kernel.tasks == threads and call.split
+    shared = [b.size for k, b in enumerate(call.kernel.buffers) if k not in call.split]
+    assert all(not b.writable for k, b in enumerate(call.kernel.buffers) if k not in call.split)
+    assert all(size is not None and size != ROWS * threads * hidden for size in shared)
+    return {(call.kernel.buffers[k].size or 0) // (ROWS * threads * hidden) for k in call.split}
+
+
+@pytest.mark.parametrize("emulated", [False, True], ids=["native", "emulated"])
+@pytest.mark.parametrize("hidden", [64, 128])
+def test_alone_in_a_loop_an_lstm_gives_rows_to_tasks(hidden: int, emulated: bool) -> None:
+    rows = 2 * ROWS
+    arrays = numbers(rows, hidden), numbers(4 * hidden, hidden), numbers(rows, 4 * hidden), numbers(rows, hidden)
+    lowered = check(lstm, arrays, HOST, alone=True, emulated=emulated)
+    assert is_joined(lowered) and parted(lowered, hidden, 2) == {1, 4} and lowered.in_place
+
+
+def test_alone_in_a_loop_a_gru_gives_rows_to_tasks() -> None:
+    hidden, rows = 128, 3 * ROWS
+    arrays = numbers(rows, hidden), numbers(3 * hidden, hidden), numbers(rows, 3 * hidden), numbers(3 * hidden)
+    lowered = check(gru, arrays, HOST, alone=True, threads=3)
+    assert is_joined(lowered) and parted(lowered, hidden, 3) == {1, 3}
+
+
+def test_wide_states_are_computed_in_groups_of_columns_within_a_task() -> None:
+    hidden, rows = HOST.l1_bytes // (4 * ROWS * 4), 2 * ROWS
+    arrays = numbers(rows, hidden), numbers(4 * hidden, hidden), numbers(rows, 4 * hidden), numbers(rows, hidden)
+    lowered = check(lstm, arrays, HOST, alone=True)
+    assert is_joined(lowered) and lowered.calls[-1].kernel.tasks == 2 and lowered.calls[-1].split
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(2 * ROWS - 1, 2), (2 * ROWS, 3), (2 * ROWS, 1), (ROWS, 2)])
+def test_rows_that_are_few_or_uneven_are_not_given_to_tasks(rows: int, threads: int) -> None:
+    arrays = numbers(rows, 128), numbers(4 * 128, 128), numbers(rows, 4 * 128), numbers(rows, 128)
+    lowered = check(lstm, arrays, HOST, alone=True, threads=threads)
+    assert is_joined(lowered) and not lowered.calls[-1].split
+
+
+def test_rows_that_read_other_rows_are_not_given_to_tasks() -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        i, f = slices(b, b.contract(x, w, spec="n h, g h -> n g"), 2)
+        return b.mul(b.mul(i, f), b.reverse(x, axes=(0,)))
+
+    lowered = check(function, (numbers(2 * ROWS, 128), numbers(256, 128)), HOST, alone=True)
+    assert not any(call.split for call in lowered.calls)
 
 
 def test_emulated() -> None:

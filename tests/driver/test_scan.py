@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from dlc.codegen.llvm_target import host_target
 from dlc.driver.compile import compile_graph
 from dlc.ir.builder import Builder
 from dlc.ir.interpret import interpret
 from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd
 from dlc.ir.types import tensor_type
 
+LANES = host_target().lanes(4)
 ROW = tensor_type("float32", (4, 8))
 LENGTH = 5
 
@@ -75,7 +77,21 @@ def same(b, carries, x):
     return [new, new, new]
 
 
-STEPS = {"one": (one, 1), "twice": (twice, 1), "crossed": (crossed, 2), "both": (both, 2), "same": (same, 2)}
+def old(b, carries, x):
+    """Old values are stacked: of one carry alone, of the other with the new ones."""
+    h, c = carries
+    new = b.add(b.mul(c, 0.5), b.mul(h, x))
+    return [b.tanh(new), new, h, c, new]
+
+
+STEPS = {
+    "one": (one, 1),
+    "old": (old, 2),
+    "twice": (twice, 1),
+    "crossed": (crossed, 2),
+    "both": (both, 2),
+    "same": (same, 2),
+}
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["alone", "nested"])
@@ -106,6 +122,12 @@ def test_a_carry_that_is_stacked_is_not_copied(reverse):
     assert strides == [-128 if reverse else 128] * 3  # reads the old row and x, writes the next row
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_old_values_that_are_stacked_are_not_copied(reverse):
+    names = [step.symbol for step in steps_of_loop(compile_graph(scanned(old, 2, reverse)))]
+    assert names and not any("copy" in name for name in names)
+
+
 @pytest.mark.parametrize("layer", ["lstm", "gru"])
 def test_a_recurrent_layer_takes_at_most_two_steps_per_element(layer, rng):
     b = Builder(layer)
@@ -119,5 +141,6 @@ def test_a_recurrent_layer_takes_at_most_two_steps_per_element(layer, rng):
     graph = b.finish()
     executable = compile_graph(graph, threads=2)
     assert len(steps_of_loop(executable)) <= 2
+    assert next(s for s in executable.plan.steps if isinstance(s, LoopBegin)).chains == (LANES <= 8)
     feeds = {"x": rng.normal(size=(6, 8, 16)).astype("f")}
     np.testing.assert_allclose(executable.run(feeds)["y"], interpret(graph, feeds)["y"], rtol=1e-4, atol=1e-5)

@@ -1,11 +1,13 @@
 """Memory plans against the program they come from: both are simulated, results and states must agree."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dlc.ir.kernel import Buffer, Kernel
+from dlc.ir.expr import Var, const
+from dlc.ir.kernel import Buffer, For, Kernel, LoopKind
 from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, SlotKind
 from dlc.ir.program import CallStep, CopyStep, Program, ProgramBuffer, View
 from dlc.ir.types import int64, tensor_type
@@ -15,9 +17,9 @@ from dlc.passes.memory_offsets import ALIGNMENT
 WORDS = 4
 
 
-def kernel(reads, name="mix"):
-    buffers = tuple(Buffer(f"r{k}", int64, WORDS) for k in range(reads))
-    return Kernel(name, (*buffers, Buffer("w", int64, WORDS, writable=True)), (), ())
+def kernel(reads, name="mix", size=WORDS):
+    buffers = tuple(Buffer(f"r{k}", int64, size) for k in range(reads))
+    return Kernel(name, (*buffers, Buffer("w", int64, size, writable=True)), (), ())
 
 
 def mix(arrays):
@@ -211,6 +213,33 @@ def test_state_is_updated_in_place():
     plan = plan_memory(Program((state, gradient, fresh), steps), lambda k: k.name)
     assert plan.arena_bytes == 0 and len(plan.steps) == 1
     assert plan.steps[0].commits and plan.steps[0].arguments[0] == plan.steps[0].arguments[2]
+
+
+def loop_program(split, sizes=(WORDS, WORDS), between=()):
+    """A loop of two calls: the first makes a temporary of a stack's old row, the second its new row of both."""
+    row = WORDS * 8
+    stack = ProgramBuffer(SlotKind.OUTPUT, "ys", tensor_type("int64", (6 * WORDS,)))
+    old, new = View(0, 0, (row,)), View(0, row, (row,))
+    temporary = ProgramBuffer(SlotKind.ARENA, "t", tensor_type("int64", (WORDS,)))
+    weight = ProgramBuffer(SlotKind.CONSTANT, "w", tensor_type("int64", (WORDS,)))
+    calls = []
+    for size, views in zip(sizes, ((old, View(2), View(1)), (View(1), old, new)), strict=True):
+        loops = (For(Var("task"), const(2), LoopKind.PARALLEL, ()),)
+        calls.append(CallStep(replace(kernel(2, size=size), body=loops), views, split=split))
+    steps = (LoopBegin(5), calls[0], *between, calls[1], LoopEnd())
+    return Program((stack, temporary, weight), steps)
+
+
+def chains_of(program):
+    return [s.chains for s in plan_memory(program, lambda k: k.name).steps if isinstance(s, LoopBegin)]
+
+
+def test_a_loop_whose_tasks_stay_within_their_parts_is_one_of_chains():
+    assert chains_of(loop_program((0, 1, 2))) == [True]
+    assert chains_of(loop_program((0, 2))) == [False], "the second call reads an old row whole"
+    assert chains_of(loop_program((0, 1, 2), sizes=(WORDS, WORDS // 2))) == [False], "parts of different sizes"
+    other = CallStep(kernel(1), (View(2), View(1)), split=(0, 1))
+    assert chains_of(loop_program((0, 1, 2), between=(other,))) == [False], "a step with another number of tasks"
 
 
 def test_a_step_counts_the_bytes_that_one_call_touches():

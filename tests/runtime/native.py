@@ -221,6 +221,6 @@ def state_executable(steps: tuple[Step, ...], rows: int, threads: int, **options
     )
 
 
-def long_steps(milliseconds: int) -> tuple[Step, ...]:
+def long_steps(milliseconds: int, chains: bool = False) -> tuple[Step, ...]:
     """Return steps that take about ``milliseconds`` or more, both threads of a pool taking part."""
-    return (LoopBegin(milliseconds), step("nap", tasks=2), LoopEnd())
+    return (LoopBegin(milliseconds, chains), step("nap", tasks=2), LoopEnd())

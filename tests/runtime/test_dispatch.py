@@ -41,7 +41,10 @@ def random_steps(rng: random.Random):
     steps, depth = [], 0
     for _ in range(rng.randrange(1, 25)):
         choice = rng.random()
-        if choice < 0.15 and depth < 4:
+        if choice < 0.08 and depth < 4:
+            body = [step("count", row(0, index, *[0] * depth, 1)) for index in range(rng.randrange(1, 3))]
+            steps += [LoopBegin(rng.randrange(1, 5), chains=True), *body, LoopEnd()]
+        elif choice < 0.15 and depth < 4:
             steps += [LoopBegin(rng.randrange(1, 5)), step("nothing", tasks=rng.choice((1, 3)))]
             depth += 1
         elif choice < 0.3 and depth:

@@ -33,7 +33,7 @@ def random_plan(rng: random.Random) -> Plan:
         steps.append(
             rng.choice(
                 [
-                    LoopBegin(rng.randrange(1000)),
+                    LoopBegin(rng.randrange(1000), rng.random() < 0.5),
                     LoopEnd(),
                     KernelStep("k", arguments, rng.randrange(100), "label", 1 << 60, 7, rng.random() < 0.5),
                     KernelStep("other", arguments, 1),

@@ -55,6 +55,11 @@ def barriers(*steps) -> int:
         ((LoopBegin(5), P, S, LoopEnd()), 11),
         ((LoopBegin(5), P, LoopBegin(7), S, LoopEnd(), LoopEnd()), 11),
         ((LoopBegin(0), P, LoopEnd(), S), 1),
+        ((LoopBegin(5, chains=True), P, P, LoopEnd()), 1),
+        ((LoopBegin(5, chains=True), P, LoopEnd(), S), 2),
+        ((P, LoopBegin(5, chains=True), P, LoopEnd(), P), 3),
+        ((LoopBegin(3), LoopBegin(5, chains=True), P, LoopEnd(), LoopEnd()), 4),
+        ((LoopBegin(3), S, LoopBegin(5, chains=True), P, LoopEnd(), LoopEnd(), P), 7),
         ((LoopBegin(5), LoopBegin(3), LoopEnd(), LoopEnd(), P, P), 2),
     ],
 )

@@ -94,9 +94,10 @@ def test_runs_that_update_state_take_turns(threads):
     assert exe.state["s"][0].tolist() == [5 * 40 * 6] * WIDTH
 
 
+@pytest.mark.parametrize("chains", [False, True], ids=["steps", "chains"])
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_a_signal_handlers_exception_ends_a_long_run(alarm, threads):
-    exe = state_executable((step("count", row(0, 0)), *long_steps(1_000_000)), 1, threads)
+def test_a_signal_handlers_exception_ends_a_long_run(alarm, threads, chains):
+    exe = state_executable((step("count", row(0, 0)), *long_steps(1_000_000, chains)), 1, threads)
     alarm(0.2)
     with pytest.raises(Alarm, match="rang"):
         exe.run({})
