@@ -8,6 +8,7 @@ know tasks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from dlc.codegen.bindings import names, place, write_all
 from dlc.codegen.combiners import accumulate, accumulation_dtype, identity, result_of
@@ -15,14 +16,25 @@ from dlc.codegen.schedule_loops import LANE, serial
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.windows import Test, Tiles, Windows, cut_line
 from dlc.ir.compute import Axis
-from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
+from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute, transform, walk
 from dlc.ir.kernel import Alloc, Buffer, For, If, Let, LoopKind, Space, Stmt, Store
-from dlc.ir.simplify import Simplifier
+from dlc.ir.simplify import Simplifier, depends_on
+from dlc.ir.types import int64
 
 MOST_NEIGHBOURS = 8
 LEAST_NEIGHBOURS = 3
 START, BLOCK = Var("start"), Var("rows")
 SUMS = "sums"
+
+
+@dataclass(frozen=True)
+class _Index:
+    """An index at the first neighbour and tap, and how far the next neighbour's and the next tap's are from it."""
+
+    first: Expr
+    step: int
+    tap: int
+    known: dict[int, Expr] = field(default_factory=dict)
 
 
 class WindowTiles:
@@ -40,6 +52,7 @@ class WindowTiles:
         self.dtype = accumulation_dtype(self.combiner, windows.reduction.value.dtype)
         self.fresh: Iterator[str] = names()
         self._simplifiers: dict[Tiles, Simplifier] = {}
+        self._moving: dict[tuple[Expr, Tiles], tuple[Expr, dict[Expr, _Index]] | None] = {}
         taps = range(windows.taps.extent)
         inside = [x for x in range(windows.line.extent) if all(windows.inside(x, s) for s in taps)]
         low, high = (inside[0], inside[-1]) if inside else (windows.line.extent, -1)
@@ -128,13 +141,52 @@ class WindowTiles:
                     columns.setdefault(neighbour * step + s * tap, []).append((neighbour, s))
         return [columns[c] for c in sorted(columns)]
 
-    def _at(self, expr: Expr, tiles: Tiles, neighbour: int, tap: int | None = None) -> Expr:
+    def _at(self, expr: Expr, tiles: Tiles, neighbour: int, tap: int = 0) -> Expr:
         """Return ``expr`` at a neighbour of the tile and a tap of the line."""
-        here = apply("add", START, const(neighbour)) if tiles.count > 1 else const(tiles.start + neighbour)
-        mapping: dict[Expr, Expr] = {self.windows.line.var: here}
-        if tap is not None:
-            mapping[self.windows.taps.var] = const(tap)
-        return self._simplifier(tiles)(substitute(expr, mapping))
+        if (expr, tiles) not in self._moving:
+            self._moving[expr, tiles] = self._movable(expr, tiles)
+        found, simplify = self._moving[expr, tiles], self._simplifier(tiles)
+        if found is None:
+            here: dict[Expr, Expr] = {self.windows.taps.var: const(tap)}
+            here[self.windows.line.var] = apply("add", self._first(tiles), const(neighbour))
+            return simplify(substitute(expr, here))
+        body, indices = found
+        moved: dict[Expr, Expr] = {}
+        for slot, index in indices.items():
+            distance = index.step * neighbour + index.tap * tap
+            if distance not in index.known:
+                index.known[distance] = simplify(apply("add", index.first, const(distance)))
+            moved[slot] = index.known[distance]
+        return simplify(substitute(body, moved))
+
+    @staticmethod
+    def _first(tiles: Tiles) -> Expr:
+        return START if tiles.count > 1 else const(tiles.start)
+
+    def _movable(self, expr: Expr, tiles: Tiles) -> tuple[Expr, dict[Expr, _Index]] | None:
+        """Return ``expr`` with variables for the indices that it reads at, or is; None if others move along the line.
+
+        Neighbours and taps differ by what is added to indices: that much is simplified for each of them.
+        """
+        line, taps = self.windows.line.var, self.windows.taps.var
+        simplify, indices = self._simplifier(tiles), dict[Expr, _Index]()
+
+        def slot_of(index: Expr) -> Var:
+            form = self.windows.simplify.affine(index)
+            slot = Var(f"index{len(indices)}", index.dtype)
+            rest = [atom for atom, _ in form.terms if atom not in (line, taps)]
+            if not any(depends_on(atom, {line, taps}) for atom in rest):
+                first = simplify(substitute(index, {line: self._first(tiles), taps: const(0)}))
+                indices[slot] = _Index(first, form.coefficient(line), form.coefficient(taps))
+            return slot
+
+        def rule(current: Expr) -> Expr | None:
+            return Load(current.buffer, slot_of(current.index), current.dtype) if isinstance(current, Load) else None
+
+        body = slot_of(expr) if expr.dtype is int64 else transform(expr, rule)
+        slots = {e for e in walk(body) if isinstance(e, Var)}
+        loose = any(slot.name.startswith("index") and slot not in indices for slot in slots)
+        return None if loose or slots & {line, taps} else (body, indices)
 
     def _simplifier(self, tiles: Tiles) -> Simplifier:
         if tiles not in self._simplifiers:

@@ -35,6 +35,18 @@ class Literal:
     def __repr__(self) -> str:
         return f"Literal({self.array.dtype}{list(self.array.shape)})"
 
+    def run_starts(self) -> list[int]:
+        """Return the row-major positions of elements that differ, in any bit, from the one before; the first is one."""
+        flat = self.array.reshape(-1)
+        if not flat.size:
+            return []
+        if flat.dtype == object:
+            changes = flat[1:] != flat[:-1]
+        else:
+            content = flat.view(np.uint8).reshape(flat.size, flat.itemsize)
+            changes = (content[1:] != content[:-1]).any(axis=1)
+        return [0, *(np.flatnonzero(changes) + 1).tolist()]
+
 
 def _content(array: np.ndarray) -> bytes | tuple:
     """Return what makes two arrays equal: the bytes, or the elements of an array of strings."""

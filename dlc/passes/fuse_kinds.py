@@ -70,7 +70,10 @@ def facts_of(node: Node) -> NodeFacts:
     """Return what fusion must know of ``node``; layers repeat, and equal nodes are looked at once."""
     if node.op.compute is None or len(node.outputs) != 1:
         return _OPAQUE
-    if any(isinstance(value, Literal) for value in node.attributes.values()):
+    literals = [value for value in node.attributes.values() if isinstance(value, Literal)]
+    if any(len(literal.run_starts()) > _LARGEST_FREE_BODY for literal in literals):
+        return _OPAQUE
+    if literals:
         return _find_facts(node)  # not kept: it may be large
     return _known_facts(node.op, node.input_types, node.attributes, node.output_types)
 

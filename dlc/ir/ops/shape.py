@@ -49,14 +49,14 @@ def constant_type(inputs: Types, attributes: Attributes) -> Types:
 
 
 def constant_compute(inputs: Types, outputs: Types, attributes: Attributes) -> Compute:
-    """Choose the element by bisection of its position; one literal where all elements are equal."""
-    array, dtype = attributes["value"].array.reshape(-1), outputs[0].dtype
+    """Choose the element by bisection of its position among runs of equal ones."""
+    literal, dtype = attributes["value"], outputs[0].dtype
     axes = output_axes(outputs[0].shape)
-    items = [const(v, dtype) for v in array.tolist()] or [const(0, dtype)]
     position = linear_index(axis_vars(axes), outputs[0].shape)
-    level: list[tuple[int, Expr]] = list(enumerate(items))  # (first position, expression) of each block
-    if all(item == items[0] for item in items):
-        level = level[:1]
+    starts = literal.run_starts()
+    items = literal.array.reshape(-1)[starts].tolist()
+    level: list[tuple[int, Expr]] = [(k, const(v, dtype)) for k, v in zip(starts, items, strict=True)]
+    level = level or [(0, const(0, dtype))]  # (first position, expression) of each block
     while len(level) > 1:
         pairs = zip(level[::2], level[1::2])
         joined = [(a[0], select(apply("less", position, const(c[0])), a[1], c[1])) for a, c in pairs]
