@@ -400,7 +400,11 @@ def local_response_norm_expand(b: Builder, inputs: tuple[Value, ...], a: Attribu
     squares = b.pad(b.mul(x, x), zero, low=only((size - 1) // 2, 0), high=only(size // 2, 0), interior=0)
     total = b.reduce_window(squares, combiner="add", window=only(size, 1), strides=1, dilations=1)
     base = b.add(b.mul(total, a["alpha"] / size), a["bias"])
-    return (b.div(x, b.pow(base, a["beta"])),)
+    if a["alpha"] < 0 or a["bias"] < 0 or a["beta"] not in (0.25, 0.5, 0.75):
+        return (b.div(x, b.pow(base, a["beta"])),)
+    root = b.sqrt(base)  # of what is not negative two roots take a third of a power's time
+    power = root if a["beta"] == 0.5 else b.sqrt(root)
+    return (b.div(x, b.mul(root, power) if a["beta"] == 0.75 else power),)
 
 
 def _np_local_response_norm(a: Attributes, x: np.ndarray) -> np.ndarray:

@@ -64,6 +64,9 @@ def batch_norm(name: str, draw: Draw) -> Iterator[Sample]:
 def local_response_norm(name: str, draw: Draw) -> Iterator[Sample]:
     yield from both(name, draw.normal(2, 7, 3), size=3, alpha=0.5)
     yield from both(name, draw.normal(2, 3, 6), size=4, alpha=0.5, beta=0.6, bias=2.0, axis=-1)
+    yield from both(name, draw.normal(2, 5), size=3, alpha=0.5, beta=0.5, axis=-1)
+    yield from both(name, draw.normal(2, 5), size=3, alpha=-0.01, beta=0.25, axis=-1)
+    yield from both(name, draw.normal(2, 5), size=2, alpha=0.5, beta=0.25, axis=0)
 
 
 @sampler("lp_norm")
