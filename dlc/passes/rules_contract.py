@@ -143,7 +143,7 @@ def scale_into_weights(builder: Builder, node: Node, context: Context) -> Replac
                 continue
             if weight.type.dtype is not node.outputs[0].type.dtype:
                 continue
-            scale = _spread(builder, context, factor, spec, name, weight)
+            scale = _spread(builder, context, factor, spec.output, sides(spec)[name], weight)
             if scale is None:
                 continue
             operands = [*contract.inputs]
@@ -152,16 +152,71 @@ def scale_into_weights(builder: Builder, node: Node, context: Context) -> Replac
     return None
 
 
+@rule("contract")
+def scaled_operand(builder: Builder, node: Node, context: Context) -> Replacement:
+    """contract(x * s, w) -> contract(x, w * s) for fixed w, s varying along dimensions that w has.
+
+    Where s is not fixed, as the gates of squeeze and excitation, only if it is bounded, so that w * s is finite, and
+    that saves a pass over many more elements than w has.
+    """
+    spec, extents = _parts(node)
+    for position, name, other in ((0, "lhs", "rhs"), (1, "rhs", "lhs")):
+        scaled, weight = node.inputs[position], node.inputs[1 - position]
+        product = context.producer(scaled, "mul")
+        if product is None or not context.has_one_use(scaled) or not context.is_fixed(weight):
+            continue
+        if scaled.type.dtype is not weight.type.dtype:
+            continue
+        for value, factor in (product.inputs, product.inputs[::-1]):
+            pays = context.is_fixed(factor) or (_much_smaller(weight, scaled) and _is_bounded(context, factor))
+            if context.is_fixed(value) or not pays:
+                continue
+            scale = _spread(builder, context, factor, sides(spec)[name], sides(spec)[other], weight)
+            if scale is None:
+                continue
+            operands = [*node.inputs]
+            operands[position], operands[1 - position] = value, builder.mul(weight, scale)
+            return emit_contract(builder, spec, operands[0], operands[1], extents, node.attributes["dtype"])
+    return None
+
+
+def _is_bounded(context: Context, value: Value) -> bool:
+    """Tell whether ``value`` is a sigmoid, a tanh, or between two fixed limits."""
+    maker = context.producer(value)
+    while maker is not None and maker.op.name in ("broadcast", "reshape"):
+        maker = context.producer(maker.inputs[0])
+    if maker is None or maker.op.name in ("sigmoid", "tanh"):
+        return maker is not None
+    opposite = {"minimum": "maximum", "maximum": "minimum"}.get(maker.op.name)
+    if opposite is None or not any(context.is_fixed(v) for v in maker.inputs):
+        return False
+    inner = [node for v in maker.inputs if (node := context.producer(v, opposite)) is not None]
+    return any(context.is_fixed(v) for node in inner for v in node.inputs)
+
+
+def _much_smaller(a: Value, b: Value) -> bool:
+    return a.type.is_static and b.type.is_static and 4 * int(a.type.size) <= int(b.type.size)  # type: ignore[call-overload]
+
+
 def _spread(
-    builder: Builder, context: Context, factor: Value, spec: ContractSpec, name: str, weight: Value
+    builder: Builder,
+    context: Context,
+    factor: Value,
+    own: Sequence[DimIndex],
+    side: Sequence[DimIndex],
+    weight: Value,
 ) -> Value | None:
-    """Return ``factor``, a broadcast over the output, in the weight's shape; None if it varies elsewhere."""
+    """Return ``factor``, a broadcast over dimensions ``own``, in the shape of the weight, of dimensions ``side``.
+
+    None if it varies along dimensions that the weight lacks.
+    """
     maker = context.producer(factor, "broadcast")
     if maker is None:
         return None
-    side = sides(spec)[name]
     source = maker.inputs[0]
-    indices = [spec.output[d] for d in maker.attributes["dims"]]
+    dims = [d for d, extent in zip(maker.attributes["dims"], source.type.shape, strict=True) if extent != 1]
+    source = builder.reshape_to(source, [extent for extent in source.type.shape if extent != 1])
+    indices = [own[d] for d in dims]
     if any(d not in side or not isinstance(d, Group) for d in indices):
         return None
     places = [side.index(d) for d in indices]
@@ -226,6 +281,7 @@ CONTRACT_RULES: tuple[Rule, ...] = (
     transposed_result,
     cropped_result,
     scale_into_weights,
+    scaled_operand,
     shift_after_shift,
     scale_after_shift,
 )

@@ -369,6 +369,58 @@ def test_weights_that_are_fed_keep_their_scale():
     assert [n.op.name for n in tidy(graph).nodes].count("mul") == 1
 
 
+def gated(gate, pixels=12, batch=1):
+    """A 1x1 convolution of an image whose channels are scaled by gates that are computed in every run."""
+    from dlc.passes.expand import expand
+
+    b = Builder("gated")
+    x = b.input("x", tensor_type("float32", (batch, 8, pixels, pixels)))
+    s = b.input("s", tensor_type("float32", (batch, 8)))
+    w = np.random.default_rng(0).normal(size=(16, 8, 1, 1)).astype(np.float32)
+    w = b.input("w", tensor_type("float32", w.shape), Role.PARAMETER, w)
+    s = b.reshape(gate(b, s), shape=(batch, 8, 1, 1))
+    b.output("y", b.conv(b.mul(x, b.broadcast_to(s, x.type.shape)), w))
+    return expand(b.finish())
+
+
+def clamped(b, s):
+    return b.maximum(b.minimum(b.add(s, 0.5), 1.0), 0.0)
+
+
+@pytest.mark.parametrize("gate", [lambda b, s: b.sigmoid(s), lambda b, s: b.tanh(s), clamped])
+def test_gates_of_channels_move_into_smaller_weights(gate):
+    graph = gated(gate)
+    after = tidy(graph)
+    assert_same_values(graph, after, exact=False)
+    (product,) = (n for n in after.nodes if n.op.name == "mul")
+    assert product.outputs[0].type.size == 16 * 8
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        gated(lambda b, s: b.sigmoid(s), pixels=4),  # weights are as large as the image
+        gated(lambda b, s: b.sigmoid(s), batch=2),  # the weights would differ between images
+        gated(lambda b, s: b.exp(s)),  # weights times gates may overflow
+        gated(lambda b, s: b.maximum(s, 0.0)),
+    ],
+    ids=["small", "batch", "exp", "relu"],
+)
+def test_gates_that_do_not_fit_weights_stay(graph):
+    (product,) = (n for n in tidy(graph).nodes if n.op.name == "mul")
+    assert product.outputs[0].type.shape[0] in (1, 2), "an image, not the 16 filters"
+
+
+def test_a_gated_image_that_is_read_again_is_computed_once():
+    b = Builder("shared")
+    x, s = b.input("x", tensor_type("float32", (64, 8))), b.input("s", tensor_type("float32", (8,)))
+    w = b.input("w", tensor_type("float32", (8, 4)), Role.PARAMETER, np.ones((8, 4), np.float32))
+    scaled = b.mul(x, b.broadcast(b.sigmoid(s), shape=(64, 8), dims=(1,)))
+    b.output("y", b.contract(scaled, w, spec="m k, k n -> m n"))
+    b.output("z", scaled)
+    assert [n.outputs[0].type.shape for n in tidy(b.finish()).nodes if n.op.name == "mul"] == [(64, 8)]
+
+
 def test_rules_reach_into_regions():
     text = X + (
         '%1 = scan(%x) {body=graph "b" { input %i: float32[2, 6] data %0 = neg(%i) %1 = neg(%0) output "o" = %1 }, '
