@@ -163,7 +163,9 @@ def _in_chains(slices: Slices, target: CpuTarget, threads: int) -> Slices | None
     rows = slices.rows // threads
     if threads == 1 or len(spec.output) != 2 or rows * threads != slices.rows or not axis:
         return None
-    if sides[1 - slices.weights][0] != spec.output[0] or axis in side_axes(sides[slices.weights]):
+    own = sides[1 - slices.weights]
+    once = own[0] == spec.output[0] and axis not in side_axes(own[1:])
+    if not once or axis in side_axes(sides[slices.weights]):
         return None
     if rows * CHAIN_BYTES_PER_CYCLE < 2 * lanes * float32.itemsize:
         return None
@@ -364,9 +366,12 @@ class _Composition:
     ) -> set[str] | None:
         """Return the buffers that the rows cut into equal parts, read within their row alone; None if some are neither
         cut nor read alike by all rows.
+
+        The rows of the contraction's operand are cut, so that nothing else may read it alike in all rows.
         """
+        multiplied = f"x{self.operands[1 - self.slices.weights]}"
         split = {n for n, step in lines.items() if n != _BLOCK and step * row.extent == int(self.types[n].size)}  # type: ignore[call-overload]
-        if any(step for n, step in lines.items() if n != _BLOCK and n not in split):
+        if any(step or n == multiplied for n, step in lines.items() if n != _BLOCK and n not in split):
             return None
         for expr in distinct(values):
             if isinstance(expr, Load) and expr.buffer in split:
@@ -374,7 +379,7 @@ class _Composition:
                 within = simplify.range(simplify(apply("sub", expr.index, apply("mul", row.var, const(step)))))
                 if within is None or within[0] < 0 or within[1] >= step:
                     return None
-        return split | {f"x{self.operands[1 - self.slices.weights]}"}
+        return split | {multiplied}
 
     def _from_block(self, body: Expr, group: ComputeGroup, axes: Sequence[Axis], simplify: Simplifier) -> Expr | None:
         """Return ``body`` with reads of the contraction as loads from the task's block; None if not all are slices."""

@@ -170,23 +170,23 @@ class WindowTiles:
         """
         line, taps = self.windows.line.var, self.windows.taps.var
         simplify, indices = self._simplifier(tiles), dict[Expr, _Index]()
+        straight = True
 
         def slot_of(index: Expr) -> Var:
+            nonlocal straight
             form = self.windows.simplify.affine(index)
-            slot = Var(f"index{len(indices)}", index.dtype)
             rest = [atom for atom, _ in form.terms if atom not in (line, taps)]
-            if not any(depends_on(atom, {line, taps}) for atom in rest):
-                first = simplify(substitute(index, {line: self._first(tiles), taps: const(0)}))
-                indices[slot] = _Index(first, form.coefficient(line), form.coefficient(taps))
+            straight = straight and not any(depends_on(atom, {line, taps}) for atom in rest)
+            slot = Var(f"index{len(indices)}", index.dtype)
+            first = simplify(substitute(index, {line: self._first(tiles), taps: const(0)}))
+            indices[slot] = _Index(first, form.coefficient(line), form.coefficient(taps))
             return slot
 
         def rule(current: Expr) -> Expr | None:
             return Load(current.buffer, slot_of(current.index), current.dtype) if isinstance(current, Load) else None
 
         body = slot_of(expr) if expr.dtype is int64 else transform(expr, rule)
-        slots = {e for e in walk(body) if isinstance(e, Var)}
-        loose = any(slot.name.startswith("index") and slot not in indices for slot in slots)
-        return None if loose or slots & {line, taps} else (body, indices)
+        return (body, indices) if straight and not {line, taps} & set(walk(body)) else None
 
     def _simplifier(self, tiles: Tiles) -> Simplifier:
         if tiles not in self._simplifiers:

@@ -309,7 +309,7 @@ class Assembler:
 
 def _row_bytes(type_: TensorType) -> int:
     """Bytes of one element of the leading dimension."""
-    return int(type_.nbytes) // max(int(type_.shape[0]), 1)
+    return int(TensorType(type_.dtype, type_.shape[1:]).nbytes)
 
 
 def _stacked_carries(body: Graph, carries: int) -> dict[int, dict[int, bool]]:

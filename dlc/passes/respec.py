@@ -72,6 +72,8 @@ def _distribute(
         group: list[str] = []
         product = 1
         while waiting and (product < dim or (extents[waiting[0]] == 1 and not group)):
+            if dim % product:  # the dimension would end within an axis that it begins
+                return None
             axis = waiting.pop(0)
             extent, room = int(extents[axis]), dim // product  # type: ignore[call-overload]
             if extent > room:

@@ -135,6 +135,16 @@ def test_rows_that_are_few_or_uneven_are_not_given_to_tasks(rows: int, threads: 
     assert is_joined(lowered) and not lowered.calls[-1].split
 
 
+def test_rows_that_all_read_one_row_are_not_given_to_tasks() -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        i, f = slices(b, b.contract(x, w, spec="n h, g h -> n g"), 2)
+        first = b.slice(x, starts=(0, 0), limits=(1, 128))
+        return b.sub(b.mul(b.sigmoid(i), b.tanh(f)), b.broadcast_to(first, x.type.shape))
+
+    lowered = check(function, (numbers(2 * ROWS, 128), numbers(256, 128)), HOST, alone=True)
+    assert not any(call.split for call in lowered.calls)
+
+
 def test_rows_that_read_other_rows_are_not_given_to_tasks() -> None:
     def function(b: Builder, x: Value, w: Value) -> Value:
         i, f = slices(b, b.contract(x, w, spec="n h, g h -> n g"), 2)

@@ -115,3 +115,18 @@ def test_a_tile_clears_every_sum_and_writes_every_result() -> None:
     vectors = [s for s in statements(lowered.calls[0].kernel.body) if isinstance(s, For) and s.kind is LoopKind.VECTOR]
     stores = [s.buffer for v in vectors for s in v.body if isinstance(s, Store)]
     assert stores.count("sums") == 5 and len(stores) == 10
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["second", "first"])
+@pytest.mark.parametrize("window", ["maximum", "add", "depthwise"])
+def test_lines_read_at_halves_of_their_position_beside_others(window: str, first: bool) -> None:
+    """A sum with an image enlarged twice: one operand is read at a quotient, which neighbours do not shift."""
+
+    def function(b: Builder, x: Value, y: Value, w: Value) -> Value:
+        large = b.reshape(b.broadcast(x, shape=(1, 8, 2, 10, 2, 16), dims=(0, 1, 3, 5)), shape=(1, 16, 20, 16))
+        both = b.add(large, y) if first else b.add(y, large)
+        if window == "depthwise":
+            return depthwise(b, both, w, 0, 0)
+        return b.reduce_window(both, combiner=window, window=(1, 3, 3, 1), strides=1, dilations=1)
+
+    check(function, numbers(1, 8, 10, 16), numbers(1, 16, 20, 16), numbers(3, 3, 16), emulated=False)

@@ -144,3 +144,19 @@ def test_a_recurrent_layer_takes_at_most_two_steps_per_element(layer, rng):
     assert next(s for s in executable.plan.steps if isinstance(s, LoopBegin)).chains == (LANES <= 8)
     feeds = {"x": rng.normal(size=(6, 8, 16)).astype("f")}
     np.testing.assert_allclose(executable.run(feeds)["y"], interpret(graph, feeds)["y"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_a_loop_over_an_empty_sequence_gives_back_its_start(reverse):
+    b = Builder("empty")
+    start, x = b.input("start", ROW), b.input("x", tensor_type("float32", (0, 4, 8)))
+    inner = Builder("body")
+    carry, element = inner.input("c", ROW), inner.input("x", ROW)
+    inner.output("o", inner.add(carry, element))
+    inner.output("turned", inner.transpose(inner.reshape(element, shape=(8, 4)), permutation=(1, 0)))
+    results = b.emit("scan", [start, x], {"body": inner.finish(), "carries": 1, "sequences": 1, "reverse": reverse})
+    for number, value in enumerate(results):
+        b.output(f"y{number}", value)
+    feeds = {"start": np.ones((4, 8), "f"), "x": np.zeros((0, 4, 8), "f")}
+    got = compile_graph(b.finish()).run(feeds)
+    assert np.array_equal(got["y0"], feeds["start"]) and got["y1"].shape == (0, 4, 8)

@@ -322,6 +322,15 @@ def test_contraction_rules(case):
     assert_becomes(tidy, *CONTRACTIONS[case], exact=False)
 
 
+def test_a_reshape_that_cuts_the_axes_of_a_contraction_unevenly_stays():
+    text = (
+        "input %x: float32[24, 64] data\ninput %w: float32[64, 64] data\n"
+        '%1 = contract(%x, %w) {spec="n h, g h -> n g"}\n%2 = reshape(%1) {shape=(64, 24)}\n'
+        '%3 = transpose(%2) {permutation=(1, 0)}\noutput "y" = %3'
+    )
+    assert_becomes(tidy, text, text, exact=False)
+
+
 def test_a_shared_contraction_keeps_its_result_order():
     text = (
         'input %x: float32[3, 4] data\ninput %w: float32[4, 5] data\n%1 = contract(%x, %w) {spec="m k, k n -> m n"}\n'
