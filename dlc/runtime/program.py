@@ -71,8 +71,8 @@ def build_program(
             case KernelStep():
                 if step.symbol not in addresses:
                     addresses[step.symbol] = address_of(step.symbol)
-                word, *rest = _kernel_words(step, number, addresses[step.symbol], len(begins), threads, barriers[index])
-                words += [word | (_OWN if index in chained else 0), *rest]
+                flags = (_BARRIER if barriers[index] else 0) | (_OWN if index in chained else 0)
+                words += _kernel_words(step, number, addresses[step.symbol], len(begins), threads, flags)
                 most = max(most, len(step.arguments))
             case LoopBegin(count=count):
                 begins.append(len(words))
@@ -89,8 +89,8 @@ def build_program(
     return Program(header.ctypes.data, header, records, parallel, commits, scratch_bytes)
 
 
-def _kernel_words(step: KernelStep, number: int, address: int, depth: int, threads: int, barrier: bool) -> list[int]:
-    flags = (_BARRIER if barrier else 0) | (_COMMIT if step.commits else 0) | (_SINGLE if step.tasks == 1 else 0)
+def _kernel_words(step: KernelStep, number: int, address: int, depth: int, threads: int, flags: int) -> list[int]:
+    flags |= (_COMMIT if step.commits else 0) | (_SINGLE if step.tasks == 1 else 0)
     most = max((len(argument.strides) for argument in step.arguments), default=0)
     if most > depth:
         raise DlcError(f"step {step.label or step.symbol} has strides for {most} loops and stands in {depth}")
