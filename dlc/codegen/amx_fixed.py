@@ -100,7 +100,7 @@ class AmxFixedKernel(TileKernel):
         )
         return replace(kernel, buffers=(rows, *split, *others))
 
-    def _task(self) -> list[Stmt]:
+    def task(self) -> list[Stmt]:
         blocking, found = self.blocking, self.found
         tiles = -(-blocking.tile_count // blocking.row_chunks)
         panels = -(-blocking.panels // blocking.column_chunks)
@@ -140,7 +140,7 @@ class AmxFixedKernel(TileKernel):
             For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]
-        return [*statements, If(_ACCEPTED, (), tuple(MacroKernel(self.problem, found.fallback)._task()))]
+        return [*statements, If(_ACCEPTED, (), tuple(MacroKernel(self.problem, found.fallback).task()))]
 
     def _start(self, tile: Expr) -> Expr:
         """Return the first row of a tile of the fallback, by which tasks are cut."""

@@ -47,7 +47,7 @@ class AmxPairsKernel(TileKernel):
         self.panel_size = found.runs.depth * found.width
         self.halves = found.width // TILE
 
-    def _task(self) -> list[Stmt]:
+    def task(self) -> list[Stmt]:
         blocking, found = self.blocking, self.found
         chunk_rows, group_rows = found.chunk_tiles * TILE, found.group_tiles * TILE
         first_panel = scaled(Var("cc"), blocking.block_panels)

@@ -83,7 +83,7 @@ class MacroKernel:
         for number, read in enumerate(problem.reads):
             alias = "out" if number in blocking.overwritten else None
             buffers.append(Buffer(f"e{number}", read.dtype, problem.sizes[FIRST_READ + number], aliases=alias))
-        body = tuple(self._task())
+        body = tuple(self.task())
         tasks = (
             ("rc", blocking.row_chunks),
             ("cc", blocking.column_chunks),
@@ -95,7 +95,7 @@ class MacroKernel:
 
     # -- loops of a task -------------------------------------------------------------------------
 
-    def _task(self) -> list[Stmt]:
+    def task(self) -> list[Stmt]:
         """Passes over the depth; in each, blocks of panels; for each block, all row tiles of the chunk."""
         blocking = self.blocking
         tiles = -(-blocking.tile_count // blocking.row_chunks)

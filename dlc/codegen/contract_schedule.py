@@ -28,6 +28,9 @@ from dlc.codegen.winograd_blocking import WinogradBlocking, choose_winograd
 from dlc.codegen.winograd_macro import WinogradKernel
 from dlc.codegen.winograd_pack import packed_size, transform_weights_kernel
 from dlc.codegen.winograd_problem import WinogradProblem, recognise
+from dlc.codegen.winograd_taps_blocking import TapsBlocking, choose_taps
+from dlc.codegen.winograd_taps_macro import TapsKernel
+from dlc.codegen.winograd_taps_problem import TapsProblem, recognise_taps
 from dlc.codegen.winograd_watch import limit_kernel, limit_size
 from dlc.ir.contraction import ContractSpec, group_shape
 from dlc.ir.epilogue import Epilogue, no_epilogue
@@ -121,6 +124,11 @@ def _by_structure(problem: Problem, request: Request) -> Lowered | None:
         blocking = choose_winograd(windows, target, threads, problem.panel_operand in constants)
         if blocking is not None:
             return _winograd(windows, blocking, request)
+    positions = None if _wants_dot(problem, constants) else recognise_taps(problem)
+    if positions is not None:
+        cut = choose_taps(positions, target, threads, _panels_from(problem, constants))
+        if cut is not None:
+            return _winograd_taps(positions, cut, request)
     fixed = choose_fixed(problem, target, threads, constants)
     if fixed is not None:
         sums = _fixed(fixed, request)
@@ -250,6 +258,14 @@ def _winograd(found: WinogradProblem, blocking: WinogradBlocking, request: Reque
     calls.append(KernelCall(kernel, operands, problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(loops.overwritten))
     return Lowered(tuple(calls), tuple(TensorType(float32, (size,)) for size in sizes), in_place)
+
+
+def _winograd_taps(found: TapsProblem, blocking: TapsBlocking, request: Request) -> Lowered:
+    """Winograd's filtering of a weight gradient: one kernel for both operands as they are."""
+    problem = found.problem
+    loops = TapsKernel(found, blocking, request.target, _panels_from(problem, request.constants))
+    operands = (_input(problem.row_operand), _input(problem.panel_operand), OUTPUT)
+    return Lowered((KernelCall(loops.build(f"contract_{request.label}"), operands, problem.flops),))
 
 
 def _of_halves(request: Request, result: DType) -> Lowered:

@@ -26,16 +26,13 @@ from dlc.codegen.microkernel import (
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_blocking import Part, WinogradBlocking
 from dlc.codegen.winograd_pack import packed_size
-from dlc.codegen.winograd_problem import POINTS, STEP, WINDOW, WinogradProblem
+from dlc.codegen.winograd_problem import MARGIN, POINTS, STEP, WinogradProblem
 from dlc.codegen.winograd_transform import OutputSpec, input_kernel, output_kernel
 from dlc.codegen.winograd_watch import failed, judge_kernel, least_limit_kernel, limit_size, magnitudes_kernel
 from dlc.ir.epilogue import ACCUMULATOR
 from dlc.ir.expr import Expr, Var, apply, const
 from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Store, Window
 from dlc.ir.types import float32, uint32
-
-MARGIN = WINDOW - 1
-"""Lines of inputs beyond those of outputs."""
 
 
 class _Around(MacroKernel):
@@ -50,7 +47,7 @@ class _Around(MacroKernel):
 
     def statements(self) -> list[Stmt]:
         """Return the loops over block ``group``, for chunk ``cc`` of the panels."""
-        return [Let(Var("rc"), ZERO), *self._task()]
+        return [Let(Var("rc"), ZERO), *self.task()]
 
 
 class WinogradKernel:

@@ -19,6 +19,8 @@ STEP = 2
 REACH = STEP + WINDOW - 1
 """Inputs of a tile along either axis; its transform has REACH * REACH points."""
 POINTS = REACH * REACH
+MARGIN = WINDOW - 1
+"""Lines of inputs beyond those of outputs."""
 FEWEST_CHANNELS = 32
 """With fewer, the sums are so short that what the transforms round shows."""
 
@@ -69,7 +71,7 @@ def recognise(problem: Problem) -> WinogradProblem | None:
 def _window(problem: Problem, height: LoopAxis, width: LoopAxis) -> tuple[LoopAxis, LoopAxis, LoopAxis] | None:
     """Return the axes of the window and of the channels, where the window moves along ``height`` and ``width``."""
     row = problem.row_operand
-    depth = _divided(problem.depth, row, width.strides[row])
+    depth = divided(problem.depth, row, width.strides[row])
     if len(depth) != 3 or depth[2].strides[row] != 1:
         return None
     taps, channels = depth[:2], depth[2]
@@ -79,7 +81,7 @@ def _window(problem: Problem, height: LoopAxis, width: LoopAxis) -> tuple[LoopAx
     return taps[0], taps[1], channels
 
 
-def _divided(axes: tuple[LoopAxis, ...], tensor: int, step: int) -> tuple[LoopAxis, ...]:
+def divided(axes: tuple[LoopAxis, ...], tensor: int, step: int) -> tuple[LoopAxis, ...]:
     """Return ``axes``, the last one, if it is taps and channels merged into one, as the two that it was."""
     if not axes or axes[-1].strides[tensor] != 1 or axes[-1].extent != WINDOW * step:
         return axes

@@ -14,49 +14,24 @@ from functools import lru_cache
 from dlc.codegen.contract_index import ZERO, scaled, total
 from dlc.codegen.microkernel import LANES_UNIT
 from dlc.codegen.winograd_problem import REACH, STEP
+from dlc.codegen.winograd_vectors import LANE, Names, add, sub, vector_loop
 from dlc.ir.epilogue import ACCUMULATOR
 from dlc.ir.expr import Expr, Load, Var, apply, cast, const, substitute
 from dlc.ir.kernel import Buffer, For, Kernel, Let, LoopKind, Stmt, Store
 from dlc.ir.types import DType, float32
 
-_LANE = Var("lane")
 
-
-class _Names:
-    """Binds expressions of one vector loop to fresh names."""
-
-    def __init__(self) -> None:
-        self.lets: list[Stmt] = []
-
-    def __call__(self, value: Expr) -> Expr:
-        name = Var(f"v{len(self.lets)}", value.dtype)
-        self.lets.append(Let(name, value))
-        return name
-
-
-def _sub(a: Expr, b: Expr) -> Expr:
-    return apply("sub", a, b)
-
-
-def _add(a: Expr, b: Expr) -> Expr:
-    return apply("add", a, b)
-
-
-def _input_points(d: Sequence[Expr], name: _Names) -> list[Expr]:
+def _input_points(d: Sequence[Expr], name: Names) -> list[Expr]:
     """Return B' d: four inputs along an axis at the points 0, 1, -1 and infinity."""
-    return [name(e) for e in (_sub(d[0], d[2]), _add(d[1], d[2]), _sub(d[2], d[1]), _sub(d[1], d[3]))]
+    return [name(e) for e in (sub(d[0], d[2]), add(d[1], d[2]), sub(d[2], d[1]), sub(d[1], d[3]))]
 
 
-def _results(m: Sequence[Expr], outputs: int, name: _Names) -> list[Expr]:
+def _results(m: Sequence[Expr], outputs: int, name: Names) -> list[Expr]:
     """Return A' m: the first ``outputs`` of two outputs along an axis from the products at four points."""
-    pair = [name(_add(m[0], _add(m[1], m[2])))]
+    pair = [name(add(m[0], add(m[1], m[2])))]
     if outputs > 1:
-        pair.append(name(_sub(_sub(m[1], m[2]), m[3])))
+        pair.append(name(sub(sub(m[1], m[2]), m[3])))
     return pair
-
-
-def _vector(lanes: int, body: Sequence[Stmt], active: Expr | None = None) -> For:
-    return For(_LANE, const(lanes), LoopKind.VECTOR, tuple(body), active)
 
 
 @lru_cache(maxsize=16)
@@ -76,23 +51,23 @@ def input_kernel(lanes: int, ragged: bool) -> Kernel:
     lets.append(Let(Var("place"), apply("mul", Var("t"), Var("pitch"))))
 
     def transformed(channel: Expr, active: Expr | None) -> Stmt:
-        name = _Names()
+        name = Names()
         pixels = [
-            [name(Load("source", total(row, Var(f"column{k}"), channel, _LANE), float32)) for k in range(REACH)]
+            [name(Load("source", total(row, Var(f"column{k}"), channel, LANE), float32)) for k in range(REACH)]
             for row in rows
         ]
         along = [_input_points(line, name) for line in pixels]
         stores: list[Stmt] = []
         for j in range(REACH):
             for i, value in enumerate(_input_points([line[j] for line in along], name)):
-                place = total(scaled(Var("plane"), i * REACH + j), Var("place"), channel, _LANE)
+                place = total(scaled(Var("plane"), i * REACH + j), Var("place"), channel, LANE)
                 stores.append(Store("target", place, value))
-        return _vector(lanes, [*name.lets, *stores], active)
+        return vector_loop(lanes, *name.lets, *stores, active=active)
 
     loop = For(Var("c"), Var("vectors"), LoopKind.SERIAL, (transformed(scaled(Var("c"), lanes), None),))
     body: list[Stmt] = [*lets, loop]
     if ragged:
-        body.append(transformed(scaled(Var("vectors"), lanes), apply("less", _LANE, Var("active"))))
+        body.append(transformed(scaled(Var("vectors"), lanes), apply("less", LANE, Var("active"))))
     names = ["row1", "row2", "row3", "step", "last", "tiles", "vectors", *(["active"] if ragged else [])]
     names += ["pitch", "plane"]
     buffers = (Buffer("source", float32, None), Buffer("target", float32, None, writable=True))
@@ -152,8 +127,8 @@ def _tile(spec: OutputSpec, tensors: Sequence[str], columns: int) -> list[Stmt]:
         statements.append(Let(Var(f"{tensor}_tile"), start))
     statements.append(Let(Var("place"), scaled(Var("t"), spec.width)))
     for vector in range(spec.vectors):
-        lane = total(_LANE, const(vector * spec.lanes))
-        name = _Names()
+        lane = total(LANE, const(vector * spec.lanes))
+        name = Names()
         products = [
             [
                 name(Load("products", total(scaled(Var("plane"), i * REACH + j), Var("place"), lane), float32))
@@ -167,8 +142,8 @@ def _tile(spec: OutputSpec, tensors: Sequence[str], columns: int) -> list[Stmt]:
             for b, value in enumerate(_results([line[a] for line in along], columns, name)):
                 stores.append(Store("out", total(_place("out", a, b), lane), _epilogue(spec, value, a, b, lane)))
         masked = spec.masked and vector == spec.vectors - 1
-        active = apply("less", _LANE, Var("active")) if masked else None
-        statements.append(_vector(spec.lanes, [*name.lets, *stores], active))
+        active = apply("less", LANE, Var("active")) if masked else None
+        statements.append(vector_loop(spec.lanes, *name.lets, *stores, active=active))
     return statements
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from dlc.codegen.contract_index import ZERO, scaled, total
 from dlc.codegen.winograd_problem import POINTS, REACH, STEP, WinogradProblem
+from dlc.codegen.winograd_vectors import LANE, vector_loop
 from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, const, select
 from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, If, Kernel, Let, LoopKind, Space, Stmt, Store
 from dlc.ir.types import float32, uint32
@@ -26,14 +27,8 @@ GREATEST, LEAST = 2.0**60, 2.0**-80
 """Bounds of sums of squares: products of what is within are far from infinity and from the smallest numbers."""
 UNLIMITED, REFUSED = 2.0**60, -1.0
 
-_LANE = Var("lane")
 
-
-def _vector(lanes: int, *body: Stmt, active: Expr | None = None) -> For:
-    return For(_LANE, const(lanes), LoopKind.VECTOR, body, active)
-
-
-def _in_range(squares: Expr, magnitudes: Expr) -> Expr:
+def in_range(squares: Expr, magnitudes: Expr) -> Expr:
     """Whether a sum of squares is within bounds, or of nothing but zeros; not so of NaN."""
     small = apply("greater_equal", squares, const(LEAST, float32))
     zero = apply("equal", magnitudes, const(0.0, float32))
@@ -57,31 +52,31 @@ def limit_kernel(found: WinogradProblem, lanes: int, name: str) -> Kernel:
     axes = (*found.taps, found.channels)
     variables = [Var("r"), Var("s"), Var("c")]
     place = total(*(scaled(v, axis.strides[tensor]) for v, axis in zip(variables, axes, strict=True)))
-    filter_ = total(scaled(Var("v"), lanes), _LANE)
+    filter_ = total(scaled(Var("v"), lanes), LANE)
     active = apply("less", filter_, const(column.extent))
     weight = Var("weight", float32)
-    step = _vector(
+    step = vector_loop(
         lanes,
         Let(weight, Load("weights", total(place, scaled(filter_, column.strides[tensor])), float32)),
-        Accumulate("magnitudes", _LANE, "add", apply("abs", weight)),
-        Accumulate("squares", _LANE, "add", apply("mul", weight, weight)),
+        Accumulate("magnitudes", LANE, "add", apply("abs", weight)),
+        Accumulate("squares", LANE, "add", apply("mul", weight, weight)),
         active=active,
     )
     loops: Stmt = step
     for variable, axis in reversed(list(zip(variables, axes, strict=True))):
         loops = For(variable, const(axis.extent), LoopKind.SERIAL, (loops,))
-    magnitudes, squares = Load("magnitudes", _LANE, float32), Load("squares", _LANE, float32)
+    magnitudes, squares = Load("magnitudes", LANE, float32), Load("squares", LANE, float32)
     share = 1.0 / (POINTS * FEW_TERMS * found.channels.extent)
     allowed = apply("mul", apply("div", apply("mul", magnitudes, magnitudes), squares), const(share, float32))
     room = select(apply("greater", magnitudes, const(0.0, float32)), allowed, const(UNLIMITED, float32))
-    judged = select(_in_range(squares, magnitudes), room, const(REFUSED, float32))
+    judged = select(in_range(squares, magnitudes), room, const(REFUSED, float32))
     body: tuple[Stmt, ...] = (
         Alloc(Buffer("magnitudes", float32, lanes, Space.LOCAL)),
         Alloc(Buffer("squares", float32, lanes, Space.LOCAL)),
-        _vector(lanes, Store("magnitudes", _LANE, const(0.0, float32))),
-        _vector(lanes, Store("squares", _LANE, const(0.0, float32))),
+        vector_loop(lanes, Store("magnitudes", LANE, const(0.0, float32))),
+        vector_loop(lanes, Store("squares", LANE, const(0.0, float32))),
         loops,
-        _vector(lanes, Store("limits", filter_, judged)),
+        vector_loop(lanes, Store("limits", filter_, judged)),
     )
     buffers = (
         Buffer("weights", float32, found.problem.sizes[tensor]),
@@ -96,17 +91,15 @@ def least_limit_kernel(lanes: int) -> Kernel:
     """Return the kernel (limits, limit) that finds the least of ``vectors`` of limits."""
     body = (
         Alloc(Buffer("least", float32, lanes, Space.LOCAL)),
-        _vector(lanes, Store("least", _LANE, const(UNLIMITED, float32))),
+        vector_loop(lanes, Store("least", LANE, const(UNLIMITED, float32))),
         For(
             Var("v"),
             Var("vectors"),
             LoopKind.SERIAL,
             (
-                _vector(
+                vector_loop(
                     lanes,
-                    Accumulate(
-                        "least", _LANE, "minimum", Load("limits", total(scaled(Var("v"), lanes), _LANE), float32)
-                    ),
+                    Accumulate("least", LANE, "minimum", Load("limits", total(scaled(Var("v"), lanes), LANE), float32)),
                 ),
             ),
         ),
@@ -127,11 +120,11 @@ def magnitudes_kernel(lanes: int, ragged: bool) -> Kernel:
 
     def add(channel: Expr, active: Expr | None) -> Stmt:
         x = Var("x", float32)
-        return _vector(
+        return vector_loop(
             lanes,
-            Let(x, Load("source", total(place, channel, _LANE), float32)),
-            Accumulate("magnitudes", _LANE, "add", apply("abs", x)),
-            Accumulate("squares", _LANE, "fma", apply("mul", x, x)),
+            Let(x, Load("source", total(place, channel, LANE), float32)),
+            Accumulate("magnitudes", LANE, "add", apply("abs", x)),
+            Accumulate("squares", LANE, "fma", apply("mul", x, x)),
             active=active,
         )
 
@@ -139,12 +132,12 @@ def magnitudes_kernel(lanes: int, ragged: bool) -> Kernel:
         Let(place, apply("mul", apply("minimum", Var("pixel"), Var("last")), Var("step"))),
         Alloc(Buffer("magnitudes", float32, lanes, Space.LOCAL)),
         Alloc(Buffer("squares", float32, lanes, Space.LOCAL)),
-        _vector(lanes, Store("magnitudes", _LANE, const(0.0, float32))),
-        _vector(lanes, Store("squares", _LANE, const(0.0, float32))),
+        vector_loop(lanes, Store("magnitudes", LANE, const(0.0, float32))),
+        vector_loop(lanes, Store("squares", LANE, const(0.0, float32))),
         For(Var("c"), Var("vectors"), LoopKind.SERIAL, (add(scaled(Var("c"), lanes), None),)),
     ]
     if ragged:
-        body.append(add(scaled(Var("vectors"), lanes), apply("less", _LANE, Var("active"))))
+        body.append(add(scaled(Var("vectors"), lanes), apply("less", LANE, Var("active"))))
     body += [
         Store("sums", Var("pixel"), Horizontal("add", "magnitudes", ZERO, lanes, float32)),
         Store("sums", total(Var("plane"), Var("pixel")), Horizontal("add", "squares", ZERO, lanes, float32)),
@@ -174,14 +167,14 @@ def judge_kernel(lanes: int) -> Kernel:
     statements: list[Stmt] = []
     totals = []
     for number, name in enumerate(("magnitudes", "squares")):
-        x = total(scaled(Var("x"), lanes), _LANE)
+        x = total(scaled(Var("x"), lanes), LANE)
         plane: Expr = Var("plane") if number else ZERO
         line = [Load("sums", total(plane, row, x), float32) for row in rows]
         down = apply("add", apply("add", line[0], line[1]), apply("add", line[2], line[3]))
         here = apply("mul", const(number * lanes), Var("chunks"))
         store = Store("columns", total(here, x) if number else x, down)
-        statements.append(For(Var("x"), Var("chunks"), LoopKind.SERIAL, (_vector(lanes, store),)))
-        first = scaled(total(scaled(Var("t"), lanes), _LANE), STEP)
+        statements.append(For(Var("x"), Var("chunks"), LoopKind.SERIAL, (vector_loop(lanes, store),)))
+        first = scaled(total(scaled(Var("t"), lanes), LANE), STEP)
         across = [
             Load("columns", total(here, first, const(k)) if number else total(first, const(k)), float32)
             for k in range(REACH)
@@ -193,14 +186,14 @@ def judge_kernel(lanes: int) -> Kernel:
     room = apply("mul", apply("mul", magnitudes, magnitudes), limit)
     enough = apply("less_equal", squares, room)
     most = apply("mul", room, const(FEW_TERMS / FEWEST_TERMS, float32))
-    fits = apply("bit_and", apply("less_equal", squares, most), _in_range(squares, magnitudes))
+    fits = apply("bit_and", apply("less_equal", squares, most), in_range(squares, magnitudes))
     judged = select(enough, const(0, uint32), const(1, uint32))
     verdict = select(fits, judged, const(_FAILURE, uint32))
-    tile = total(scaled(Var("t"), lanes), _LANE)
-    judge = _vector(
+    tile = total(scaled(Var("t"), lanes), LANE)
+    judge = vector_loop(
         lanes,
         *totals,
-        Accumulate("verdict", _LANE, "add", verdict),
+        Accumulate("verdict", LANE, "add", verdict),
         active=apply("less", tile, Var("tiles")),
     )
     count = apply("floor_div", total(Var("tiles"), const(lanes - 1)), const(lanes))
@@ -209,7 +202,7 @@ def judge_kernel(lanes: int) -> Kernel:
         If(
             apply("greater", limit, const(0.0, float32)),
             (For(Var("t"), count, LoopKind.SERIAL, (judge,)),),
-            (_vector(lanes, Store("verdict", _LANE, const(_FAILURE, uint32))),),
+            (vector_loop(lanes, Store("verdict", LANE, const(_FAILURE, uint32))),),
         ),
     ]
     buffers = (

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contract_native import Native, aligned, run_emulated, type_of
+from operand_kinds import fill
 from plain_targets import AVX512
 
 from dlc.codegen import contract_schedule
@@ -115,41 +116,6 @@ def test_as_accurate_as_fused_multiply_adds(monkeypatch, name, level):
         assert found[0] <= most and found[1] <= rms, (threads, found, most, rms)
 
 
-def _fill(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    x = rng.standard_normal(shape)
-    kind, _, amount = kind.partition(" ")
-    match kind:
-        case "positive":
-            return np.abs(x)
-        case "relu":
-            return np.maximum(x - float(amount or 0), 0)
-        case "sparse":
-            return x * (rng.random(shape) < float(amount))
-        case "wide":
-            return x * 2.0 ** rng.integers(-int(amount), int(amount) + 1, shape)
-        case "heavy":
-            return rng.standard_t(float(amount), shape)
-        case "scaled":
-            return x * float(amount)
-        case "pixel":
-            x[0, 2, 2] *= float(amount)
-        case "plane":
-            x[..., 3] *= float(amount)
-        case "one":
-            x = np.zeros(shape)
-            x.reshape(-1, shape[-1])[::7, 2] = 1.0
-        case "constant":
-            return np.broadcast_to(x[:1, :1, :1], shape)
-        case "smooth":
-            return np.cumsum(np.cumsum(x, 1), 2)
-        case "partly":
-            x[:, : shape[1] // 2] = 0
-            x[:, 1, 2, 1] = 3.0
-        case "subnormal":
-            x.flat[::7] *= 1e-40
-    return x
-
-
 _KINDS = [
     *("random", "positive", "relu", "relu 1", "relu 1.5", "relu 2", "sparse 0.3", "sparse 0.1", "sparse 0.02"),
     *("wide 4", "wide 10", "wide 30", "heavy 3", "scaled 1e-15", "scaled 1e-20", "scaled 1e-40", "scaled 1e15"),
@@ -175,7 +141,7 @@ _KINDS = [
 def test_accuracy_holds_for_every_distribution(monkeypatch, left, right, channels):
     rng = np.random.default_rng(5)
     shapes = (1, 14, 16, channels), (3, 3, channels, 32)
-    arrays = [aligned(s, np.float32, _fill(kind, s, rng)) for kind, s in zip((left, right), shapes, strict=True)]
+    arrays = [aligned(s, np.float32, fill(kind, s, rng)) for kind, s in zip((left, right), shapes, strict=True)]
     (most, rms), (plain_most, plain_rms) = (
         _errors(_run(_conv(monkeypatch, arrays, d), arrays), arrays) for d in (0, 1)
     )
@@ -218,7 +184,7 @@ def test_halves_of_the_depth_that_cancel(monkeypatch):
 @pytest.mark.parametrize("kind", ["constant", "smooth"])
 def test_windows_that_cancel(monkeypatch, kind):
     rng = np.random.default_rng(6)
-    x, w = _fill(kind, (1, 18, 20, 64), rng), rng.standard_normal((3, 3, 64, 48))
+    x, w = fill(kind, (1, 18, 20, 64), rng), rng.standard_normal((3, 3, 64, 48))
     w -= w.mean((0, 1))
     arrays = [aligned(a.shape, np.float32, a) for a in (x, w)]
     found, plain = (_errors(_run(_conv(monkeypatch, arrays, d), arrays), arrays) for d in (0, 1))
