@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from dlc.ir.builder import Builder
-from dlc.ir.graph import Graph, Node, Role, Value
+from dlc.ir.graph import Graph, Node, Role, Value, producers, users
 from dlc.ir.opdef import Trait
 from dlc.passes.layout_contract import contract_layouts, permuted_contract
 from dlc.passes.layout_reshape import Layout, identity, reshape_layouts
@@ -49,6 +49,8 @@ class _Layouts:
         self.anchored = {
             v for v, s in zip(graph.inputs, graph.signature.inputs, strict=True) if s.replaced_by is not None
         }
+        # Those of them that are stored in another order than they are computed with.
+        self.reordered = _reordered(graph)
         # Transposed values and what follows them: they may be as good in the order before.
         self.turned: set[Value] = set()
         # What depends on no data: weights and, because ops without operands are among these, constants.
@@ -106,6 +108,17 @@ class _Layouts:
         return self.builder.broadcast(source, shape=shape, dims=tuple(places[k] for k in order))
 
 
+def _reordered(graph: Graph) -> set[Value]:
+    """Return the inputs that outputs replace which are transposed for nothing else (see ``store_state``)."""
+    made, read = producers(graph), users(graph)
+    found = set()
+    for value, spec in zip(graph.inputs, graph.signature.inputs, strict=True):
+        result = graph.output(spec.replaced_by) if spec.replaced_by is not None else None
+        if result is not None and result in made and made[result].op.name == "transpose" and result not in read:
+            found.add(value)
+    return found
+
+
 def _plain(state: _Layouts, node: Node) -> None:
     """An op that knows nothing of layouts."""
     state.keep(node)
@@ -119,9 +132,14 @@ def _broadcast(state: _Layouts, node: Node) -> None:
 
 def _follow(state: _Layouts, node: Node) -> None:
     """Elementwise: the layout of most operands, or the stored order if one operand is kept from step to step."""
-    if any(v in state.anchored for v in node.inputs):
+    anchor = next((v for v in node.inputs if v in state.anchored), None)
+    if anchor is not None:
         state.anchored.update(node.outputs)
-        state.keep(node)
+        stored = state.layout_of(anchor)
+        if stored is None or stored == identity(node.outputs[0]):
+            state.keep(node)
+        else:
+            _emit(state, node, [state.get(v, stored) for v in node.inputs], {}, stored)
         return
     votes = Counter(found for v in node.inputs if (found := state.layout_of(v)) is not None)
     others = [(count, found) for found, count in votes.items() if found != identity(node.outputs[0])]
@@ -194,12 +212,15 @@ def _reversed(state: _Layouts, node: Node) -> None:
 
 
 def _transposed(state: _Layouts, node: Node) -> None:
-    """A transpose of a value in another layout moves nothing: it only renames dimensions."""
+    """A transpose of a value in another layout, or of one that is stored, moves nothing: it only renames dimensions."""
     operand, permutation = node.inputs[0], node.attributes["permutation"]
     found = state.layout_of(operand)
-    if found is None or found == identity(operand):
+    if operand in state.reordered:
+        state.anchored.update(node.outputs)
+    elif found is None or found == identity(operand):
         state.keep(node)
         return
+    assert found is not None
     result = tuple(permutation.index(d) for d in found)
     state.put(node.outputs[0], state.get(operand, found), result)
     if operand in state.weights:

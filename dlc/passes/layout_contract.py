@@ -64,10 +64,7 @@ def _windowed(spec: ContractSpec, data: int, stored: Sequence[Layout | None], we
     layouts[data] = data_layout
     taps = {a for d in sides[data] if isinstance(d, WindowTerm) for a in d.axes}
     if weights[kernel]:
-        kept = side_axes(spec.output)
-        layouts[kernel] = tuple(
-            sorted(range(len(sides[kernel])), key=lambda d: _kernel_rank(sides[kernel][d], taps, kept))
-        )
+        layouts[kernel] = kernel_order(spec, data)
     elif layouts[kernel] is None:
         moving = [d for d, index in enumerate(sides[kernel]) if set(index.axes) & taps]
         fixed = [d for d in range(len(sides[kernel])) if d not in moving]
@@ -75,6 +72,13 @@ def _windowed(spec: ContractSpec, data: int, stored: Sequence[Layout | None], we
     lhs, rhs = layouts
     assert lhs is not None and rhs is not None
     return lhs, rhs, _result_layout(spec, data, data_layout)
+
+
+def kernel_order(spec: ContractSpec, data: int) -> Layout:
+    """Return the order in which windows over operand ``data`` read the other one: taps, summed, output channels."""
+    side, kept = (spec.lhs, spec.rhs)[1 - data], side_axes(spec.output)
+    taps = {a for d in (spec.lhs, spec.rhs)[data] if isinstance(d, WindowTerm) for a in d.axes}
+    return tuple(sorted(range(len(side)), key=lambda d: _kernel_rank(side[d], taps, kept)))
 
 
 def _is_planar(node: Node, spec: ContractSpec, data: int) -> bool:

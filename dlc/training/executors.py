@@ -20,6 +20,8 @@ from dlc.ir.graph import Graph
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
 from dlc.passes.bind import bind
+from dlc.passes.state_orders import state_orders
+from dlc.passes.store_state import StoreStateOptions, inverse, store_state
 from dlc.runtime.buffers import as_input_array
 from dlc.runtime.executable import Executable, Port, check_names
 from dlc.runtime.profile import Profile, profile
@@ -78,14 +80,19 @@ def make_executor(
 ) -> tuple[Executor, dict[str, np.ndarray]]:
     """Return what runs ``graph`` and the state arrays that its runs replace, by input name.
 
+    Compiled code keeps some of them in another order of dimensions; they are views of it then.
+
     ``device`` is that of ``dlc.compile``, or "interpreter". Symbols that ``shapes`` leaves open are bound, and code
     is made, when a run first brings them.
     """
     binding = binding_from_shapes(graph, shapes or {})
-    state = initial_state(graph)
-    shared = Shared(state)
     if device == "interpreter":
+        state = initial_state(graph)
         return InterpretedExecutor(graph, mode, state, binding), state
+    orders = state_orders(graph)
+    graph = store_state(graph, StoreStateOptions(orders))
+    shared = Shared(initial_state(graph))
+    state = {n: a.transpose(inverse(orders[n])) if n in orders else a for n, a in shared.state.items()}
     options = CompileOptions.make(mode, device, precision, threads, dump, memory_limit)
 
     def compile_for(values: dict[str, int]) -> Executable:

@@ -108,7 +108,7 @@ class TrainingStep:
     """One compiled training step and its state; made by ``dlc.compile_training``.
 
     ``state`` maps names to the live arrays: trained parameters, running statistics, the random key, and the
-    optimizer's. Use from one thread at a time.
+    optimizer's; those of convolutions are views, stored as their kernels read them. Use from one thread at a time.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class TrainingStep:
         """Return the mean loss and metrics over ``data`` (as for ``fit``) in inference form; nothing is updated."""
         executor = self._evaluation()
         live = {**self._frozen_arrays(), **self.state}
-        held = {port.name: live[port.name] for port in executor.inputs if port.name in live}
+        held = {port.name: np.ascontiguousarray(live[port.name]) for port in executor.inputs if port.name in live}
         names = [port.name for port in executor.inputs if port.name not in live]
         sums: dict[str, float] = {}
         total = 0
@@ -270,11 +270,11 @@ class TrainingStep:
         """Return copies of all parameters, trained or not, by name."""
         names = [s.name for s in self.graph.signature.inputs if s.role is Role.PARAMETER]
         frozen = self._frozen_arrays()
-        return {name: np.array(self.state[name] if name in self.state else frozen[name]) for name in names}
+        return {name: np.array(self.state.get(name, frozen.get(name)), order="C") for name in names}
 
     def inference_graph(self) -> Graph:
         """Return the model with the trained parameters and statistics: compile or export it."""
-        current = {name: np.array(array) for name, array in self.state.items()}
+        current = {name: np.array(array, order="C") for name, array in self.state.items()}
         return without_updates(with_values(self.graph, current))
 
     # -- checkpoints -------------------------------------------------------------------------

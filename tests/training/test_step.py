@@ -180,6 +180,47 @@ def test_save_and_load_continue_bit_for_bit(tmp_path):
     assert all(np.array_equal(a, step.state[n]) for n, a in other.state.items())
 
 
+def convolutional(batch="batch"):
+    with g.Graph("convolutional", seed=2) as graph:
+        x = g.input("x", (batch, 3, 6, 6))
+        h = g.relu(nn.Conv2d(3, 8, 3, padding=1)(x))
+        g.output("logits", nn.Linear(8, 4)(g.mean(nn.Conv2d(8, 8, 3)(h), axis=(2, 3))))
+    return graph
+
+
+def test_weights_of_convolutions_are_seen_as_they_were_defined_however_they_are_stored(tmp_path):
+    feeds = {"x": RNG.standard_normal((8, 3, 6, 6)).astype(np.float32), "label": LABEL}
+    half = {name: array[:4] for name, array in feeds.items()}
+    loss, adam = losses.cross_entropy("logits", "label"), optim.Adam(1e-2)
+    step, checked = (compile_training(convolutional(), loss, adam, device=d) for d in ("cpu", "interpreter"))
+    for batch in (feeds, half, feeds):
+        np.testing.assert_allclose(step.run(batch), checked.run(batch), rtol=1e-5)
+    assert step.state.keys() == checked.state.keys()
+    for name, array in checked.state.items():
+        assert step.state[name].shape == array.shape
+        np.testing.assert_allclose(step.state[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
+    views = [array for array in step.state.values() if array.ndim == 4]
+    assert len(views) == 6 and not any(array.flags.c_contiguous for array in views)
+    assert all(array.flags.c_contiguous for array in step.parameters().values())
+    assert step.evaluate(feeds)["loss"] == pytest.approx(checked.evaluate(feeds)["loss"], rel=1e-4)
+    exe = compile_graph(step.inference_graph())
+    np.testing.assert_allclose(
+        exe.run({"x": feeds["x"]})["logits"],
+        compile_graph(checked.inference_graph()).run({"x": feeds["x"]})["logits"],
+        rtol=1e-2,
+        atol=1e-4,
+    )
+    file = step.save(tmp_path / "state.safetensors")
+    other = compile_training(convolutional(), loss, adam)
+    other.load(file)
+    checked.load(file)
+    assert other.run(feeds) == step.run(feeds)
+    np.testing.assert_allclose(checked.run(feeds), step.metrics["loss"], rtol=1e-5)
+    name = next(n for n, a in step.state.items() if a.ndim == 4)
+    step.state[name][...] = 0
+    assert not np.array_equal(other.state[name], step.state[name]) and (step.parameters().get(name, 0) == 0).all()
+
+
 def test_load_refuses_what_does_not_fit_and_changes_nothing(tmp_path):
     step = make()
     step.run(FEEDS)
