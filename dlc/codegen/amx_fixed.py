@@ -1,6 +1,6 @@
-"""Float32 contractions on AMX in fixed point: products of bytes. Columns are split ahead, rows by each task.
+"""Float32 contractions on AMX in fixed point: products of bytes. Columns are split ahead, rows ahead or by each task.
 
-A task first splits its rows and learns how much their scales would lose. Where that is too much beside what the
+A task first learns how much the scales of its rows would lose. Where that is too much beside what the
 columns' scales lose, or anything is out of range, it multiplies by fused multiply-adds. It must not know other
 paths but the loops that it shares with them.
 """
@@ -14,21 +14,8 @@ from dlc.codegen.contract_analysis import Problem, extent_of, merge
 from dlc.codegen.contract_index import ZERO, least, scaled, total
 from dlc.codegen.contract_macro import MacroKernel
 from dlc.codegen.fixed_blocking import FixedBlocking
-from dlc.codegen.fixed_point import (
-    COLUMN_STEP_WORDS,
-    FACTS,
-    LANES,
-    LOST,
-    MEASURES,
-    ROW_STEP_WORDS,
-    SCARCE,
-    TILE_WORDS,
-    ZEROS,
-    digit_row_kernel,
-    judge_rows_kernel,
-    measure_row_kernel,
-)
-from dlc.codegen.fixed_rows import turn_rows_kernel, turned_pitch
+from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, LOST, SCARCE, TILE_WORDS, ZEROS
+from dlc.codegen.fixed_row_tiles import ROW_BUFFERS, ROW_FACTS, RowTiles, fact_place
 from dlc.codegen.fixed_tiles import (
     LONG,
     LONG_ROWS,
@@ -38,9 +25,8 @@ from dlc.codegen.fixed_tiles import (
     fixed_tiles_and_epilogue_kernel,
     fixed_tiles_kernel,
 )
-from dlc.codegen.tile_kernel import TileKernel
 from dlc.codegen.tile_sizes import LINE
-from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, cast, const, select
+from dlc.ir.expr import Expr, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import (
     Alloc,
     Buffer,
@@ -68,23 +54,20 @@ FEWEST_TERMS = 4
 """Of fewer terms that count all may be small beside their scales."""
 PRECISIONS = (SHORT, LONG_ROWS, LONG)
 COLUMN_FACTS = (ZEROS, LOST, SCARCE)
-ROW_FACTS = ("loss", "few", "thin")
 _ACCEPTED = apply("equal", Load("refused", ZERO, int32), const(0, int32))
 
 
-class AmxFixedKernel(TileKernel):
+class AmxFixedKernel(RowTiles):
     """Builds the entry kernel.
 
-    Its buffers are the row operand; words, last digits and facts of weights; the weights themselves; the output and
-    the epilogue's inputs.
+    Its buffers are the row operand; if rows are split ahead, ``ROW_BUFFERS``; words, last digits and facts of weights;
+    the weights themselves; the output and the epilogue's inputs.
     """
 
     def __init__(self, problem: Problem, found: FixedBlocking) -> None:
-        super().__init__(problem, found.fallback)
-        self.found = found
-        self.row_words = found.steps * ROW_STEP_WORDS
+        super().__init__(problem, found)
         self.column_words = found.steps * COLUMN_STEP_WORDS
-        """Words of a tile of rows, and of columns but for their last digits."""
+        """Words of a tile of columns but for their last digits."""
         self.tiles = -(-self.column.extent // LANES)
         """Tiles of columns of a group."""
 
@@ -98,13 +81,13 @@ class AmxFixedKernel(TileKernel):
             Buffer("last", uint32, groups * self.tiles * self.found.steps * TILE_WORDS),
             Buffer("facts", float32, groups * self.tiles * FACTS * LANES),
         )
-        return replace(kernel, buffers=(rows, *split, *others))
+        ahead = self.all_rows() if self.found.ahead else []
+        return replace(kernel, buffers=(rows, *ahead, *split, *others))
 
     def task(self) -> list[Stmt]:
         blocking, found = self.blocking, self.found
-        tiles = -(-blocking.tile_count // blocking.row_chunks)
         panels = -(-blocking.panels // blocking.column_chunks)
-        first, group_rows = scaled(Var("rc"), tiles), found.group_tiles * LANES
+        group_rows = found.group_tiles * LANES
         first_tile = scaled(Var("cc"), 2 * panels)
         group: tuple[Stmt, ...] = (
             Let(Var("row_first"), total(Var("chunk_first"), scaled(Var("rg"), group_rows))),
@@ -118,21 +101,13 @@ class AmxFixedKernel(TileKernel):
                 ),
             ),
         )
-        size = LANES * turned_pitch(self.problem.depth_count)
-        turned = [Alloc(Buffer("turned", float32, size, Space.LOCAL))] if found.turned else []
-        scratch = ("multipliers", *(f"lane_{name}" for name in ROW_FACTS), *(f"row_{name}" for name in MEASURES))
         statements: list[Stmt] = [
-            *(Alloc(Buffer(name, float32, LANES, Space.LOCAL)) for name in scratch),
-            *(Alloc(Buffer(name, float32, found.group_tiles, Space.LOCAL)) for name in ROW_FACTS),
+            *([] if found.ahead else self._own_rows()),
             Alloc(Buffer("worst", float32, len(COLUMN_FACTS), Space.LOCAL)),
             Alloc(Buffer("refused", int32, 1, Space.LOCAL)),
-            Alloc(Buffer("row_words", uint32, found.group_tiles * self.row_words, Space.LOCAL)),
-            Alloc(Buffer("row_scales", float32, group_rows, Space.LOCAL)),
             Alloc(Buffer("sums", int32, 2 * SUMS, Space.LOCAL)),
             Alloc(Buffer("pending", int32, 1, Space.LOCAL)),
-            *turned,
-            Let(Var("chunk_first"), self._start(first)),
-            Let(Var("chunk_end"), self._start(least(total(first, const(tiles)), blocking.tile_count))),
+            *self._chunk(),
             Let(Var("first_tile"), first_tile),
             Let(Var("tile_end"), least(total(first_tile, const(2 * panels)), self.tiles)),
             *self._judge_columns(),
@@ -142,11 +117,16 @@ class AmxFixedKernel(TileKernel):
         ]
         return [*statements, If(_ACCEPTED, (), tuple(MacroKernel(self.problem, found.fallback).task()))]
 
-    def _start(self, tile: Expr) -> Expr:
-        """Return the first row of a tile of the fallback, by which tasks are cut."""
-        split = self.blocking.tiles
-        first = scaled(tile, split.size)
-        return total(first, least(tile, split.extra)) if split.extra else first
+    def _own_rows(self) -> list[Stmt]:
+        """Allocate what holds the rows of a group, and what splitting them needs."""
+        sizes = zip(ROW_BUFFERS.items(), self.row_sizes(self.found.group_tiles), strict=True)
+        return [*self._scratch(), *(Alloc(Buffer(name, dtype, size, Space.LOCAL)) for (name, dtype), size in sizes)]
+
+    def _row_tile(self, tile: Expr) -> Expr:
+        """Return where tile ``tile`` of the group's rows lies among those that are split."""
+        if not self.found.ahead:
+            return tile
+        return total(self._first_tile(), scaled(Var("rg"), self.found.group_tiles), tile)
 
     @staticmethod
     def _tiles_of(rows: Expr) -> Expr:
@@ -171,7 +151,8 @@ class AmxFixedKernel(TileKernel):
     def _judge_rows(self) -> list[Stmt]:
         """Refuse the task if a tile of its rows would lose more than a chain with any column even with four digits."""
         zeros, lost, scarce = (Load("worst", const(fact), float32) for fact in COLUMN_FACTS)
-        loss, few, thin = (Load(name, Var("t"), float32) for name in ROW_FACTS)
+        tile = self._row_tile(Var("t"))
+        loss, few, thin = (Load("row_facts", fact_place(tile, name), float32) for name in ROW_FACTS)
         both = apply("add", apply("mul", zeros, loss), apply("mul", lost, few))
         enough = apply("less_equal", both, const(MOST_LOSS / LAST_DIGIT, float32))
         several = apply("less_equal", apply("mul", scarce, thin), const(1 / FEWEST_TERMS, float32))
@@ -181,7 +162,8 @@ class AmxFixedKernel(TileKernel):
         """Choose the precision of a pair of tiles: the shortest that is expected to lose less than a chain."""
         at = total(scaled(self._column_tile(Var("column_tile")), FACTS * LANES), const(LANES))
         zeros, lost = (Load("facts", total(at, const(fact)), float32) for fact in (ZEROS, LOST))
-        loss, few = (Load(name, Var("b"), float32) for name in ("loss", "few"))
+        tile = self._row_tile(Var("b"))
+        loss, few = (Load("row_facts", fact_place(tile, name), float32) for name in ("loss", "few"))
         rows, columns = apply("mul", zeros, loss), apply("mul", lost, few)
         losses = [apply("add", rows, columns), apply("add", apply("mul", rows, const(LAST_DIGIT, float32)), columns)]
         verdict: Expr = const(LONG)
@@ -190,48 +172,12 @@ class AmxFixedKernel(TileKernel):
         return [Let(Var("verdict"), verdict)]
 
     def _split_rows(self) -> list[Stmt]:
-        """Split the group's rows; those that fill up the last tile repeat the last row."""
-        tensor = self.problem.row_operand
-        row = least(total(Var("tile_first"), Var("i")), apply("sub", Var("row_end"), const(1)))
-        turning, source = self._turned() if self.found.turned else ([], self._row_where(Var("row")))
-        levels = tuple(const(v) for level in self.found.levels for v in (level.extent, level.strides[tensor]))
-        count, place = len(self.found.levels), total(scaled(Var("t"), self.row_words), scaled(Var("i"), LANES))
-        measures = [f"row_{name}" for name in MEASURES]
-        judged = [Window("row_scales", scaled(Var("t"), LANES))]
-        judged += [Window(name, ZERO) for name in ("multipliers", *(f"lane_{name}" for name in ROW_FACTS))]
-        measuring = Call(measure_row_kernel(count), (source, *(Window(name, Var("i")) for name in measures)), levels)
-        splitting = Call(
-            digit_row_kernel(count), (source, Window("multipliers", Var("i")), Window("row_words", place)), levels
-        )
-
-        def each(call: Call) -> Stmt:
-            return For(Var("i"), const(LANES), LoopKind.SERIAL, (Let(Var("row"), row), call))
-
-        tile = (
-            Let(Var("tile_first"), total(Var("row_first"), scaled(Var("t"), LANES))),
-            *turning,
-            each(measuring),
-            Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in measures), *judged), ()),
-            *(Store(name, Var("t"), Horizontal("maximum", f"lane_{name}", ZERO, LANES, float32)) for name in ROW_FACTS),
-            *self._judge_rows(),
-            If(_ACCEPTED, (each(splitting),)),
-        )
-        return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, (If(_ACCEPTED, tile),))]
-
-    def _turned(self) -> tuple[list[Stmt], Window]:
-        """Turn a tile of rows; return where among them ``row`` lies. The last tile may begin before its first row."""
-        tensor, pitch = self.problem.row_operand, turned_pitch(self.problem.depth_count)
-        first = least(Var("tile_first"), self.problem.row_count - LANES)
-        levels = merge(self.problem.depth, [tensor])
-        scalars = (*(const(v) for level in levels for v in (level.extent, level.strides[tensor])), const(pitch))
-        windows = (self._row_where(Var("turned_first")), Window("turned", ZERO))
-        place = scaled(apply("sub", Var("row"), Var("turned_first")), pitch)
-        turning: list[Stmt] = [Let(Var("turned_first"), first), Call(turn_rows_kernel(len(levels)), windows, scalars)]
-        return turning, Window("turned", place)
-
-    def _row_where(self, row: Expr) -> Window:
-        tensor = self.problem.row_operand
-        return Window("rows", total(self._group_offset(tensor), self._row_offset(row, tensor)))
+        """Judge the group's rows, and split them if no kernel did so before."""
+        work = self._judge_rows()
+        if not self.found.ahead:
+            first = total(Var("row_first"), scaled(Var("t"), LANES))
+            work = self._split_tile(first, Var("row_end"), Var("t"), work, _ACCEPTED)
+        return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, (If(_ACCEPTED, tuple(work)),))]
 
     # -- products ----------------------------------------------------------------------------------
 
@@ -308,7 +254,7 @@ class AmxFixedKernel(TileKernel):
         steps = self.found.steps
         tile = self._column_tile(Var("column_tile"))
         windows: tuple[Window, ...] = (
-            Window("row_words", scaled(Var("b"), self.row_words)),
+            Window("row_words", scaled(self._row_tile(Var("b")), self.row_words)),
             Window("words", scaled(tile, self.column_words)),
             Window("last", scaled(tile, steps * TILE_WORDS)),
             Window("sums", scaled(place, SUMS)),
@@ -346,7 +292,7 @@ class AmxFixedKernel(TileKernel):
         spec, tensors, scalars = self._epilogue_of(total(Var("row_first"), local), column, strides, columns)
         windows = (
             Window("sums", total(scaled(place, SUMS), scaled(first, LANES))),
-            Window("row_scales", local),
+            Window("row_scales", total(scaled(self._row_tile(block), LANES), first)),
             Window("facts", scaled(self._column_tile(tile), FACTS * LANES)),
         )
         return spec, (*windows, *tensors), (rows, *scalars)

@@ -21,6 +21,7 @@ from dlc.codegen.contract_split import split_depth
 from dlc.codegen.copy import copy_kernel
 from dlc.codegen.fixed_blocking import choose_fixed, choose_fixed_blocking
 from dlc.codegen.fixed_panels import FIXED_DTYPES, fixed_sizes, fixed_weights_kernel
+from dlc.codegen.fixed_row_tiles import ROW_BUFFERS, SplitRowsKernel
 from dlc.codegen.pair_runs import pack_runs_kernel, runs_size
 from dlc.codegen.pairs_blocking import amx_takes_pairs, choose_pairs_blocking
 from dlc.codegen.target import CpuTarget
@@ -220,17 +221,20 @@ def _fixed(problem: Problem, request: Request) -> Lowered:
     """Products of bytes on AMX; the weights themselves are for operands that fixed point does not hold."""
     target, label = request.target, request.label
     found = choose_fixed_blocking(problem, target, request.threads)
-    weights = _input(problem.panel_operand)
-    split = tuple(Operand(OperandKind.TEMPORARY, number) for number in range(len(FIXED_DTYPES)))
-    size = problem.sizes[problem.panel_operand]
-    kernel = AmxFixedKernel(problem, found).build(f"contract_{label}", size)
-    operands = (_input(problem.row_operand), *split, weights, OUTPUT, *_reads(problem))
-    calls = (
-        KernelCall(fixed_weights_kernel(problem, found, target, f"split_{label}"), (weights, *split)),
-        KernelCall(kernel, operands, problem.flops),
-    )
-    sizes = zip(FIXED_DTYPES, fixed_sizes(problem, found), strict=True)
-    return Lowered(calls, tuple(TensorType(dtype, (count,)) for dtype, count in sizes))
+    row, weights = _input(problem.row_operand), _input(problem.panel_operand)
+    types = [TensorType(t, (n,)) for t, n in zip(FIXED_DTYPES, fixed_sizes(problem, found), strict=True)]
+    split = [Operand(OperandKind.TEMPORARY, number) for number in range(len(types))]
+    calls = [KernelCall(fixed_weights_kernel(problem, found, target, f"split_{label}"), (weights, *split))]
+    if found.ahead:
+        rows = SplitRowsKernel(problem, found)
+        sizes = rows.row_sizes(rows.chunks * rows.chunk_tiles)
+        types += [TensorType(t, (n,)) for t, n in zip(ROW_BUFFERS.values(), sizes, strict=True)]
+        ahead = [Operand(OperandKind.TEMPORARY, number) for number in range(len(split), len(types))]
+        calls.append(KernelCall(rows.build_split(f"rows_{label}"), (row, *ahead)))
+        split = [*ahead, *split]
+    kernel = AmxFixedKernel(problem, found).build(f"contract_{label}", problem.sizes[problem.panel_operand])
+    calls.append(KernelCall(kernel, (row, *split, weights, OUTPUT, *_reads(problem)), problem.flops))
+    return Lowered(tuple(calls), tuple(types))
 
 
 def _winograd(found: WinogradProblem, blocking: WinogradBlocking, request: Request) -> Lowered:

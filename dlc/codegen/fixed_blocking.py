@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 
 from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of, merge
 from dlc.codegen.contract_blocking import LOCAL, PACKED, Blocking, RegisterTile, Split, can_block, choose_blocking
@@ -36,6 +37,9 @@ GAIN = 0.8
 """Fixed point is used where its estimate is at most this part of the other's."""
 ROW_CYCLES, TURN_CYCLES = 0.7, 0.8
 """Cycles to split an element of the rows, and to turn it before where the depth is not contiguous."""
+AHEAD_CYCLES, AHEAD_TILE_CYCLES, AHEAD_START_CYCLES = 0.3, 1000, 8000
+"""Cycles to fetch and to write an element more where rows are split by a kernel of their own, what a tile of it costs
+besides, and what each thread takes to begin it and to meet the others."""
 COLUMN_CYCLES = 1.8
 """Cycles to split an element of columns in every run."""
 SUM_CYCLES = 2.0
@@ -54,7 +58,7 @@ class FixedBlocking:
     """How a contraction is cut: ``fallback`` has the tasks, ``levels`` the depth as rows have it.
 
     ``group_tiles`` tiles of 16 rows stay split in the second-level cache while panels pass. ``turned`` rows are
-    first copied so that their depth is contiguous, as one run.
+    first copied so that their depth is contiguous, as one run. With ``ahead`` a kernel of its own splits all rows once.
     """
 
     fallback: Blocking
@@ -62,6 +66,7 @@ class FixedBlocking:
     chunk_rows: int
     group_tiles: int
     turned: bool
+    ahead: bool = False
 
     @property
     def runs(self) -> int:
@@ -131,7 +136,23 @@ def fixed_cycles(problem: Problem, target: CpuTarget, threads: int, constants: f
     busy = _task_cycles(problem, target, found, found.fallback.row_chunks, found.fallback.column_chunks)
     once = problem.panel_operand in constants
     columns = 0.0 if once else problem.columns[-1].extent * problem.depth_count * COLUMN_CYCLES
-    return busy * -(-groups * tasks // threads) * threads / max(1, groups) + columns
+    ahead = _ahead_cycles(problem, found, threads)
+    return busy * -(-groups * tasks // threads) * threads / max(1, groups) + columns + ahead
+
+
+def _ahead_cycles(problem: Problem, found: FixedBlocking, threads: int) -> float:
+    """Estimate the cycles of all threads together to split the rows before the tasks, if that is so."""
+    if not found.ahead:
+        return 0.0
+    tiles = problem.batch_count * extent_of(problem.columns[:-1]) * -(-problem.row_count // LANES)
+    split = LANES * found.steps * STEP * (ROW_CYCLES + AHEAD_CYCLES)
+    return tiles * (split + AHEAD_TILE_CYCLES) + threads * AHEAD_START_CYCLES
+
+
+def _splits_ahead(problem: Problem) -> bool:
+    """Whether rows can be split by a kernel of their own: windows would make far more of them than the operand has."""
+    elements = problem.batch_count * problem.row_count * problem.depth_count
+    return not turns_rows(problem) and elements <= problem.sizes[problem.row_operand]
 
 
 def _task_cycles(problem: Problem, target: CpuTarget, found: FixedBlocking, row_parts: int, column_parts: int) -> float:
@@ -142,7 +163,7 @@ def _task_cycles(problem: Problem, target: CpuTarget, found: FixedBlocking, row_
     step = STEP_CYCLES * (LONG_FACTOR if problem.depth_count < SHORT_DEPTH else 1.0)
     groups = -(-rows // found.group_tiles)
     work = rows * columns * (found.steps * step + STORE_CYCLES)
-    split = rows * LANES * found.steps * STEP * (ROW_CYCLES + TURN_CYCLES * found.turned)
+    split = 0 if found.ahead else rows * LANES * found.steps * STEP * (ROW_CYCLES + TURN_CYCLES * found.turned)
     pages = _tile_pages(problem)
     lines = rows * columns * LANES * len(pages) * LINE_CYCLES * (found.group_tiles * sum(pages) > MOST_PAGES)
     words = columns * found.steps * COLUMN_STEP_WORDS
@@ -190,6 +211,7 @@ def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> 
     steps = FixedBlocking(whole, levels, rows, 1, turned).steps
     fitting = max(2, target.l2_bytes * 3 // 8 // (steps * ROW_STEP_WORDS * 4))
     tiles = -(-rows // LANES)
+    once = _splits_ahead(problem)
     best: tuple[float, FixedBlocking] | None = None
     for row_parts in range(1, min(tiles, 8 * threads) + 1):
         chunk = -(-tiles // row_parts)
@@ -213,10 +235,11 @@ def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> 
             chunk_rows = min(rows, chunk_tiles * (split.size + (1 if split.extra else 0)))
             groups = problem.batch_count * extent_of(problem.columns[:-1])
             rounds = -(-groups * tasks // threads)
-            for size in sizes:
-                found = FixedBlocking(fallback, levels, chunk_rows, size, turned)
+            for size, ahead in product(sizes, (False, True) if column_chunks > 1 and once else (False,)):
+                found = FixedBlocking(fallback, levels, chunk_rows, size, turned, ahead)
                 cost = rounds * _task_cycles(problem, target, found, row_chunks, column_chunks)
                 cost *= 1 + IDLE * threads / (groups * tasks)
+                cost += _ahead_cycles(problem, found, threads) / threads
                 if best is None or cost < best[0]:
                     best = (cost, found)
     assert best is not None

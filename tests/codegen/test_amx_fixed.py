@@ -10,8 +10,8 @@ from contract_native import Native, aligned, run_emulated, type_of
 from plain_targets import AMX, FMA, HOST, needs_amx
 
 from dlc.codegen import contract_schedule
-from dlc.codegen.contract_schedule import lower_contraction
-from dlc.codegen.fixed_blocking import fixed_form
+from dlc.codegen.contract_schedule import Request, lower_contraction
+from dlc.codegen.fixed_blocking import choose_fixed_blocking, fixed_form
 from dlc.codegen.llvm_target import host_target
 from dlc.codegen.target import CpuTarget
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec
@@ -381,6 +381,90 @@ def test_emulated_way_back(monkeypatch):
     assert np.isinf(out[2]).all()
     rest = np.arange(17) != 2
     np.testing.assert_allclose(out[rest], arrays[0][rest] @ arrays[1], rtol=1e-4, atol=1e-4)
+
+
+def _ahead(monkeypatch):
+    """Let rows be split by a kernel of their own wherever they can be."""
+    choose = contract_schedule.choose_fixed_blocking
+    monkeypatch.setattr(contract_schedule, "choose_fixed_blocking", lambda *a: replace(choose(*a), ahead=True))
+
+
+AHEAD = {
+    "ragged": (MATMUL, (37, 131), (131, 70), {}),
+    "several groups": (MATMUL, (90, 100), (100, 33), {}),
+    "two row axes": ("a b k, k n -> b a n", (5, 9, 128), (128, 40), {}),
+    "batched": ("b m k, b k n -> b m n", (2, 20, 100), (2, 100, 33), {}),
+}
+
+
+@pytest.mark.parametrize("kinds", ["random random", "heavy tails|heavy tails", "dead rows|random"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", AHEAD)
+def test_emulated_rows_split_ahead_give_the_same_bits(monkeypatch, name, threads, kinds):
+    spec, lhs, rhs, sizes = AHEAD[name]
+    rng = np.random.default_rng(18)
+    left, right = kinds.split("|") if "|" in kinds else kinds.split()
+    arrays = [
+        aligned(shape, np.float32, _fill(kind, (int(np.prod(shape[:-1])), shape[-1]), rng).reshape(shape))
+        for kind, shape in ((left, lhs), (right, rhs))
+    ]
+    target = replace(AMX, l2_bytes=64 << 10)
+    shape = _shape(spec, arrays, sizes)
+    results = []
+    for _ in range(2):
+        lowered = _lower(monkeypatch, spec, arrays, sizes, target, threads)
+        results.append(run_emulated(lowered, arrays, np.full(shape, np.nan, np.float32)))
+        _ahead(monkeypatch)
+    assert [call.kernel.name.split("_")[0] for call in lowered.calls] == ["split", "rows", "contract"]
+    assert np.array_equal(*results)
+
+
+def test_emulated_way_back_with_rows_split_ahead(monkeypatch):
+    _ahead(monkeypatch)
+    rng = np.random.default_rng(19)
+    arrays = [_random(rng, (40, 128)), _random(rng, (128, 70))]
+    arrays[0][2, 3] = np.inf
+    lowered = _lower(monkeypatch, MATMUL, arrays, {}, AMX, 2)
+    out = run_emulated(lowered, arrays, np.full((40, 70), np.nan, np.float32))
+    assert np.isinf(out[2]).all()
+    rest = np.arange(40) != 2
+    np.testing.assert_allclose(out[rest], arrays[0][rest] @ arrays[1], rtol=1e-4, atol=1e-4)
+
+
+@needs_amx
+@pytest.mark.parametrize("name", SPECS)
+def test_rows_split_ahead_give_the_same_bits(monkeypatch, name):
+    spec, lhs, rhs, sizes = SPECS[name]
+    rng = np.random.default_rng(20)
+    arrays = [_random(rng, lhs), _random(rng, rhs)]
+    shape, target = _shape(spec, arrays, sizes), replace(HOST, l2_bytes=128 << 10)
+    results = []
+    for _ in range(2):
+        lowered = _lower(monkeypatch, spec, arrays, sizes, target, 3)
+        results.append(Native(lowered, target, 3)(arrays, aligned(shape, np.float32, np.nan)).copy())
+        if "turned" not in name and name not in ("gradient of a filter", "partial sums"):
+            _ahead(monkeypatch)
+    assert np.array_equal(*results)
+
+
+def test_rows_are_split_ahead_where_tasks_share_them():
+    def ahead(m: int, k: int, n: int, threads: int) -> bool:
+        problem = Request(
+            parse_spec(MATMUL),
+            {"m": m, "k": k, "n": n},
+            tensor_type(float32, (m, k)),
+            tensor_type(float32, (k, n)),
+            no_epilogue(float32),
+            AMX,
+            threads,
+            frozenset({1}),
+        ).analyzed()
+        assert problem is not None
+        return choose_fixed_blocking(problem, AMX, threads).ahead
+
+    assert ahead(128, 3072, 768, 2)
+    assert not ahead(128, 3072, 768, 1)
+    assert not ahead(784, 512, 128, 2)
 
 
 def _chosen(m: int, k: int, n: int, target: CpuTarget, constants=frozenset({1}), text=MATMUL) -> bool:
