@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from dlc.codegen.contract_blocking import RegisterTile, register_tile
+from dlc.codegen.contract_blocking import PACKED, RegisterTile, register_tile
 from dlc.codegen.contract_cost import fma_cycles
 from dlc.codegen.fixed_blocking import choose_fixed, fixed_cycles
 from dlc.codegen.target import CpuTarget
@@ -81,8 +81,11 @@ class TapsBlocking:
 
 
 def choose_taps(found: TapsProblem, target: CpuTarget, threads: int, panels_from: str) -> TapsBlocking | None:
-    """Return how to cut the weight gradient, None where another path is expected to be about as fast or faster."""
-    if found.problem.depth_count < FEWEST_POSITIONS:
+    """Return how to cut the weight gradient, None where another path is expected to be about as fast or faster.
+
+    That is always so where the panel operand is a constant, which the direct way would have packed ahead.
+    """
+    if found.problem.depth_count < FEWEST_POSITIONS or panels_from == PACKED:
         return None
     best = best_taps_blocking(found, target, threads)
     if best is None:

@@ -12,7 +12,7 @@ from plain_targets import AVX512
 
 from dlc.codegen import contract_schedule
 from dlc.codegen.contract_analysis import analyze
-from dlc.codegen.contract_blocking import LOCAL
+from dlc.codegen.contract_blocking import LOCAL, PACKED
 from dlc.codegen.contract_schedule import lower_contraction
 from dlc.codegen.llvm_target import host_target
 from dlc.codegen.winograd_taps_blocking import best_taps_blocking, choose_taps
@@ -279,6 +279,8 @@ def test_cost_model():
     # Too few positions for ordinary data to have terms enough.
     assert not choose_taps(_found(7, 512, 512, 8), AVX512, 2, LOCAL)
     assert not choose_taps(_found(14, 256, 256, 1), AVX512, 2, LOCAL)
+    # Values known ahead, which are better packed ahead.
+    assert not choose_taps(_found(56, 64, 64, 8), AVX512, 2, PACKED)
     # Channels that are no whole vectors, and more threads than parts of channels.
     assert not choose_taps(_found(56, 60, 64, 8), AVX512, 2, LOCAL)
     assert not choose_taps(_found(56, 16, 16, 8), AVX512, 16, LOCAL)
