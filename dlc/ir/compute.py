@@ -70,7 +70,8 @@ def reduction(
     return Compute(axes, reduce_axes, combiner, body, tuple(a.var for a in axes), shape, dtype)
 
 
-MOST_TAPS = 64
+MOST_TAPS = 128
+"""Terms of a sum that is one chain of additions."""
 
 
 def uncast(expr: Expr) -> Expr:
@@ -79,7 +80,7 @@ def uncast(expr: Expr) -> Expr:
 
 
 def is_lanewise_product(compute: Compute) -> bool:
-    """Tell whether a sum of products has few terms and no outer product: depthwise convolutions.
+    """Tell whether a sum of products has few terms and no outer product: convolutions, depthwise or of narrow groups.
 
     Both operands are read along the last output axis, and one of them along no further output axis, so that
     every vector of output channels is made by itself.
