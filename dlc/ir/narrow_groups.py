@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-from dlc.ir.compute import MOST_TAPS, Axis, Compute
+from dlc.ir.compute import Axis, Compute, is_short_sum
 from dlc.ir.contraction import ContractSpec, DimIndex, Group
 from dlc.ir.expr import Expr, Var, apply, const, substitute
 from dlc.ir.simplify import Simplifier
@@ -34,7 +34,8 @@ def narrow_groups(spec: ContractSpec, extents: Mapping[str, int]) -> tuple[str, 
     group, output = last.axes[-2:]
     if extents[output] not in WIDTHS or extents[group] < 2:
         return None
-    if not 1 < prod(extents[axis] for axis in spec.reduce_axes) <= MOST_TAPS:
+    places = prod(extents[axis] for axis in spec.output_axes if axis not in (group, output))
+    if not is_short_sum(prod(extents[axis] for axis in spec.reduce_axes), places):
         return None
     for weights, inputs in ((spec.lhs, spec.rhs), (spec.rhs, spec.lhs)):
         inside = _after(inputs, group)
