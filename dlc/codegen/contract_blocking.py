@@ -26,6 +26,11 @@ WIDE_TILES = (16, 8, 6, 4, 3)
 """Vectors of tiles of few rows."""
 LONG_TILE_ROWS = 3, 4
 """With 16 registers, tiles of so many rows take three vectors: two leave too few sums to hide the latency of one."""
+LONG_RUNS = (4, 3)
+"""Vectors of tiles for a short depth: the result is most of what is moved, and better written in long runs. Lines of
+many rows often share sets of the first-level cache, too."""
+SHORT_DEPTH = 48
+"""A tile of so few depth steps is done before its output's lines arrive."""
 FEW_TILES = 16
 """With so few row tiles per panel, fetching panels from far memory shows, and the next panel is fetched meanwhile."""
 SMALL_FLOPS = 1 << 18
@@ -139,6 +144,23 @@ def _wide_tile(target: CpuTarget, tile: RegisterTile, rows: int, columns: int) -
     return tile
 
 
+def _long_run_tile(target: CpuTarget, tile: RegisterTile, columns: int) -> RegisterTile:
+    """Return a wider tile of fewer rows for a short depth, if it keeps registers busy and panels full."""
+    fullest = max(5 * columns // 4, -(-columns // tile.width) * tile.width)
+    for vectors in LONG_RUNS:
+        rows = next((n for n in range(tile.rows, 0, -1) if _fits_registers(target, n, vectors)), 0)
+        wide = RegisterTile(rows, vectors, tile.lanes)
+        busy = 4 * rows * vectors >= 3 * target.vector_registers
+        if (
+            busy
+            and vectors > tile.vectors
+            and wide.width <= columns
+            and -(-columns // wide.width) * wide.width <= fullest
+        ):
+            return wide
+    return tile
+
+
 def _fits_registers(target: CpuTarget, rows: int, vectors: int) -> bool:
     """Whether accumulators, one depth step of the panel (from memory, if one row reads it) and an operand do."""
     others = (vectors if rows > 1 else 0) + (1 if target.has_fma else 3)
@@ -152,6 +174,8 @@ def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_fr
     tile = register_tile(target, itemsize, column.extent, problem.row_count)
     if panels_from == DIRECT and not problem.spread:
         tile = _wide_tile(target, tile, problem.row_count, column.extent)
+    if problem.depth_count <= SHORT_DEPTH and not problem.spread and not problem.pairs:
+        tile = _long_run_tile(target, tile, column.extent)
     few = FEW_TILES
     if _rows_conflict(problem) and tile.rows > MOST_CONFLICTS:
         few = FEW_TILES * tile.rows // MOST_CONFLICTS

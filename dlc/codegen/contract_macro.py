@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlc.codegen.contract_analysis import FIRST_READ, OUT, Problem, extent_of, merge
-from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, Blocking
+from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, SHORT_DEPTH, Blocking
 from dlc.codegen.contract_index import ZERO, decode, least, offset, scaled, total
 from dlc.codegen.contract_pack import call_panel_kernel, call_side_by_side, packed_panels
 from dlc.codegen.microkernel import (
@@ -34,8 +34,6 @@ PREFETCH_STEPS = 16
 
 STAGED_BYTES = 128
 """So many bytes of each depth step are staged at once."""
-SHORT_DEPTH = 48
-"""A tile of so few depth steps is done before its output's lines arrive."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dlc.codegen.contract_analysis import LoopAxis, Problem, extent_of
+from dlc.codegen.contract_blocking import CACHE_WAY_BYTES
 from dlc.codegen.contract_index import decode, offset, scaled, total
 from dlc.codegen.depth_levels import level_scalars, nested_levels
+from dlc.codegen.microkernel import LINE_BYTES
 from dlc.codegen.pack_pairs import paired_panel_kernel
 from dlc.ir.expr import Expr, Load, Var, apply, const, select
 from dlc.ir.kernel import Buffer, Call, For, If, Kernel, Let, LoopKind, Stmt, Store, Transpose, Window
 from dlc.ir.types import DType
 
 ELEMENTS_PER_TASK = 1 << 14
+SIDE_OF_CONFLICTS = 8
+"""Columns whose lines share a set and that are turned together."""
 UNIT, CROSSED, STRIDED = "unit", "crossed", "strided"
 """How a panel lies in memory: contiguous columns, contiguous depth, or neither."""
 
@@ -142,7 +146,8 @@ def call_panel_kernel(
         form = STRIDED
     vectors = packed.width // packed.lanes
     if packed.reads is packed.dtype:
-        kernel = panel_kernel(packed.dtype, packed.lanes, vectors, form, ragged, len(levels))
+        side = _square_side(packed) if form == CROSSED else 0
+        kernel = panel_kernel(packed.dtype, packed.lanes, vectors, form, ragged, len(levels), side)
     else:
         kernel = paired_panel_kernel(packed.lanes, vectors, stride == 1, ragged, packed.odd, len(levels))
     scalars = [value for level in levels for value in level]
@@ -151,6 +156,18 @@ def call_panel_kernel(
     if ragged:
         scalars.append(const(columns))
     return Call(kernel, windows, tuple(scalars))
+
+
+def _square_side(packed: PackedPanels) -> int:
+    """Return how many depth steps of as many columns are turned together.
+
+    As many as a vector has lanes; fewer of a short depth, and where columns lie so far apart that their lines share a
+    set of the first-level cache: those that begin within a line are read by two squares, and must stay in between.
+    """
+    apart = packed.column.strides[packed.tensor] * packed.dtype.itemsize
+    beyond = min(apart % CACHE_WAY_BYTES, -apart % CACHE_WAY_BYTES)
+    most = SIDE_OF_CONFLICTS if 2 * apart > CACHE_WAY_BYTES and beyond < LINE_BYTES else packed.lanes
+    return min(most, packed.lanes, 1 << (packed.depth[-1].extent.bit_length() - 1))
 
 
 def call_side_by_side(
@@ -181,22 +198,24 @@ def side_by_side_kernel(dtype: DType, lanes: int, vectors: int, levels: int) -> 
 
 
 @lru_cache(maxsize=256)
-def panel_kernel(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool, levels: int) -> Kernel:
+def panel_kernel(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool, levels: int, side: int = 0) -> Kernel:
     """Return the kernel (source, packed) that packs one panel; columns from ``columns`` on are finite if others are.
 
     Scalars: extent and stride of each depth level; the column stride unless ``form`` is UNIT (columns are
-    contiguous); ``columns`` if ragged. CROSSED: the innermost depth is contiguous, squares are transposed, the last
-    of which may overlap the one before.
+    contiguous); ``columns`` if ragged. CROSSED: the innermost depth is contiguous, squares of ``side`` steps are
+    transposed, the last of which may overlap the one before. A few columns run to the end before the next: their
+    lines stay in the cache until they are read whole.
     """
     deepest = levels - 1
     extent = Var(f"n{deepest}")
     loops: list[Stmt] = [Let(Var("first"), apply("mul", Var(f"step{deepest}"), extent))]
     rest: Expr = extent
     if form == CROSSED:
-        long = apply("greater_equal", extent, const(lanes))
-        count = apply("floor_div", apply("add", extent, const(lanes - 1)), const(lanes))
-        squares = tuple(_squares(lanes, vectors, deepest, ragged))
-        loops.append(For(Var("square"), select(long, count, const(0)), LoopKind.SERIAL, squares))
+        long = apply("greater_equal", extent, const(side))
+        count = apply("floor_div", apply("add", extent, const(side - 1)), const(side))
+        for column in range(0, vectors * lanes, side):
+            square = tuple(_square(side, vectors * lanes, column, deepest, ragged))
+            loops.append(For(Var("square"), select(long, count, const(0)), LoopKind.SERIAL, square))
         rest = select(long, const(0), extent)
     k = Var("k")
     lets = (
@@ -209,7 +228,8 @@ def panel_kernel(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool
     names += [] if form == UNIT else ["stride"]
     names += ["columns"] if ragged else []
     buffers = (Buffer("source", dtype, None), Buffer("packed", dtype, None, writable=True))
-    words = ["panel", str(dtype), f"{vectors}x{lanes}", f"d{levels}", form, "ragged" if ragged else ""]
+    crossed = f"{form}{side}" if form == CROSSED else form
+    words = ["panel", str(dtype), f"{vectors}x{lanes}", f"d{levels}", crossed, "ragged" if ragged else ""]
     return Kernel("_".join(filter(None, words)), buffers, tuple(Var(name) for name in names), body)
 
 
@@ -227,19 +247,14 @@ def _depth_step(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool)
     return statements
 
 
-def _squares(lanes: int, vectors: int, deepest: int, ragged: bool) -> list[Stmt]:
-    """Transpose a square of depth x columns for each vector of the panel."""
-    width = vectors * lanes
-    k = apply("minimum", scaled(Var("square"), lanes), apply("sub", Var(f"n{deepest}"), const(lanes)))
-    source, target = total(Var(f"at{deepest}"), Var("k")), scaled(total(Var("first"), Var("k")), width)
-    statements: list[Stmt] = [Let(Var("k"), k)]
-    for vector in range(vectors):
-        column: Expr = const(vector * lanes)
-        rows: Expr | None = None
-        if ragged:
-            column = apply("minimum", column, apply("sub", Var("columns"), const(1)))
-            rows = apply("sub", Var("columns"), column)
-        start = total(source, apply("mul", Var("stride"), column))
-        into = Window("packed", total(target, const(vector * lanes)))
-        statements.append(Transpose(into, const(width), Window("source", start), Var("stride"), lanes, rows))
-    return statements
+def _square(side: int, width: int, first: int, deepest: int, ragged: bool) -> list[Stmt]:
+    """Transpose a square of ``side`` depth steps and columns from ``first`` on, of a panel of ``width`` columns."""
+    k = apply("minimum", scaled(Var("square"), side), apply("sub", Var(f"n{deepest}"), const(side)))
+    column: Expr = const(first)
+    rows: Expr | None = None
+    if ragged:
+        column = apply("minimum", column, apply("sub", Var("columns"), const(1)))
+        rows = apply("sub", Var("columns"), column)
+    start = total(Var(f"at{deepest}"), Var("k"), apply("mul", Var("stride"), column))
+    into = Window("packed", total(scaled(total(Var("first"), Var("k")), width), const(first)))
+    return [Let(Var("k"), k), Transpose(into, const(width), Window("source", start), Var("stride"), side, rows)]

@@ -17,11 +17,13 @@ from dlc.codegen.llvm_values import (
     integer,
     iota,
     is_narrow,
+    known_lanes,
     last_lane,
     materialize,
     materialize_narrow,
     splat,
     uniform_index,
+    with_lanes,
 )
 from dlc.ir.types import DType, int64
 
@@ -54,6 +56,23 @@ def _product(a: tuple[Bound, Bound], b: tuple[Bound, Bound]) -> tuple[Bound, Bou
 def _on_lanes(s: Emitter, op: str, a: Value, b: Value) -> Value:
     """Add, subtract or multiply vectors, in 32-bit lanes where operands and result fit."""
     lanes = a.lanes or b.lanes or s.lanes
+    result = _by_lane(s, op, a, b, lanes)
+    left, right = known_lanes(a, lanes), known_lanes(b, lanes)
+    if left is None or right is None or not result.index:
+        return result
+    (one, ahead), (other, behind) = left, right
+    if op == "mul":
+        factor = b.constant if b.constant is not None else a.constant
+        if factor is None:
+            return result
+        base, ahead = (one, ahead) if b.constant is not None else (other, behind)
+        return with_lanes(result, scale(s, base, factor), tuple(d * factor for d in ahead))
+    if op == "add":
+        return with_lanes(result, add(s, one, other), tuple(x + y for x, y in zip(ahead, behind, strict=True)))
+    return with_lanes(result, sub(s, one, other), tuple(x - y for x, y in zip(ahead, behind, strict=True)))
+
+
+def _by_lane(s: Emitter, op: str, a: Value, b: Value, lanes: int) -> Value:
     left, right = (first_lane(a, lanes), last_lane(a, lanes)), (first_lane(b, lanes), last_lane(b, lanes))
     if op == "mul":
         low, high = _product(left, right)
@@ -158,7 +177,11 @@ def floor_div(s: Emitter, a: Value, divisor: int) -> Value:
     if low is not None and low == high:
         return integer(low)
     multiple = a.multiple // divisor if a.multiple % divisor == 0 and not a.varies else 1
-    return _divide(s, a, divisor, "div", low, high, multiple)
+    result = _divide(s, a, divisor, "div", low, high, multiple)
+    found = known_lanes(a, s.lanes) if a.varies else None
+    if found is None or found[0].multiple % divisor:
+        return result
+    return with_lanes(result, floor_div(s, found[0], divisor), tuple(d // divisor for d in found[1]))
 
 
 def floor_mod(s: Emitter, a: Value, divisor: int) -> Value:
@@ -179,7 +202,11 @@ def floor_mod(s: Emitter, a: Value, divisor: int) -> Value:
     if first is not None and last is not None and first // divisor == last // divisor:
         return sub(s, a, integer(first // divisor * divisor))
     multiple = 1 if a.lanes else gcd(gcd(a.multiple, a.step), divisor)
-    return _divide(s, a, divisor, "rem", 0, divisor - multiple, 1 if a.varies else multiple)
+    result = _divide(s, a, divisor, "rem", 0, divisor - multiple, 1 if a.varies else multiple)
+    found = known_lanes(a, s.lanes) if a.varies else None
+    if found is None or found[0].multiple % divisor:
+        return result
+    return with_lanes(result, integer(0), tuple(d % divisor for d in found[1]))
 
 
 def _divide(s: Emitter, a: Value, divisor: int, what: str, low: Bound, high: Bound, multiple: int) -> Value:

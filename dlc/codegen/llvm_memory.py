@@ -10,7 +10,7 @@ from __future__ import annotations
 from dlc.codegen.llvm_half import from_bits16, to_bits16
 from dlc.codegen.llvm_state import FunctionState, Memory
 from dlc.codegen.llvm_types import memory_type, register_type, suffix
-from dlc.codegen.llvm_values import Value, first_lane, iota, last_lane, materialize
+from dlc.codegen.llvm_values import Value, first_lane, iota, last_lane, materialize, splat
 from dlc.ir.types import DType, bool_
 
 
@@ -81,9 +81,13 @@ def load(s: FunctionState, memory: Memory, index: Value) -> Value:
         if safe:
             text = s.op(f"load {kind}, ptr {address(s, memory, index)}, align {align}")
         else:
-            text = _masked_load(s, address(s, memory, index, inbounds=False), kind, lanes, align)
+            text = _masked_load(s, address(s, memory, index, inbounds=False), kind, s.mask, align)
     elif index.step and safe and not s.target.has_masks:
         text = _strided_load(s, memory, index, lanes)
+    elif index.base is not None and safe and len(set(index.distances)) <= 2:
+        text = _blended_load(s, memory, index.base, index.distances)
+    elif index.base is not None and safe and max(index.distances) - min(index.distances) < 2 * lanes:
+        text = _shuffled_load(s, memory, index.base, index.distances)
     else:
         mask = "splat (i1 true)" if safe else s.mask
         pointers = _addresses(s, memory, index, lanes)
@@ -94,10 +98,59 @@ def load(s: FunctionState, memory: Memory, index: Value) -> Value:
     return Value(decode(s, text, dtype, lanes), dtype, lanes)
 
 
-def _masked_load(s: FunctionState, pointer: str, kind: str, lanes: int, align: int) -> str:
+def _masked_load(s: FunctionState, pointer: str, kind: str, mask: str | None, align: int) -> str:
+    lanes = kind[1 : kind.index(" ")]
     symbol = f"@llvm.masked.load.{suffix(kind)}.p0"
     s.declare(f"{kind} {symbol}(ptr, i32, <{lanes} x i1>, {kind})")
-    return s.op(f"call {kind} {symbol}(ptr {pointer}, i32 {align}, <{lanes} x i1> {s.mask}, {kind} zeroinitializer)")
+    return s.op(f"call {kind} {symbol}(ptr {pointer}, i32 {align}, <{lanes} x i1> {mask}, {kind} zeroinitializer)")
+
+
+def _ahead(s: FunctionState, memory: Memory, pointer: str, distance: int) -> str:
+    return s.op(f"getelementptr {memory_type(memory.dtype)}, ptr {pointer}, i64 {distance}") if distance else pointer
+
+
+def _blended_load(s: FunctionState, memory: Memory, base: Value, distances: tuple[int, ...]) -> str:
+    """Read one element or two, each for all lanes at once, and choose: reading broadcasts for nothing."""
+    lanes, element = len(distances), memory_type(memory.dtype)
+    pointer = address(s, memory, base, inbounds=False)
+    first, *others = dict.fromkeys(distances)
+
+    def spread(distance: int) -> str:
+        place = _ahead(s, memory, pointer, distance)
+        return splat(s, s.op(f"load {element}, ptr {place}, align {memory.dtype.itemsize}"), element, lanes)
+
+    text = spread(first)
+    for other in others:
+        flags = ", ".join(f"i1 {'true' if d == other else 'false'}" for d in distances)
+        kind = f"<{lanes} x {element}>"
+        text = s.op(f"select <{lanes} x i1> <{flags}>, {kind} {spread(other)}, {kind} {text}")
+    return text
+
+
+def _shuffled_load(s: FunctionState, memory: Memory, base: Value, distances: tuple[int, ...]) -> str:
+    """Read from the first element wanted to the last, which is within two vectors, and give each lane its own.
+
+    Where the span is no whole vector, a masked read or two reads that overlap cover it: nothing beyond is touched.
+    """
+    lanes, align = len(distances), memory.dtype.itemsize
+    first, span = min(distances), max(distances) - min(distances) + 1
+    masked = s.target.has_masks and span < lanes
+    width = lanes if masked else min(lanes, 1 << (span.bit_length() - 1))
+    kind = memory_type(memory.dtype, width)
+    pointer = address(s, memory, base, inbounds=False)
+
+    def read(start: int) -> str:
+        place = _ahead(s, memory, pointer, start)
+        if not masked:
+            return s.op(f"load {kind}, ptr {place}, align {align}")
+        wanted = ", ".join(f"i1 {'true' if lane < span else 'false'}" for lane in range(lanes))
+        return _masked_load(s, place, kind, f"<{wanted}>", align)
+
+    low = read(first)
+    high = low if masked or span == width else read(first + span - width)
+    picks = [d - first if d - first < width else d - first - span + 2 * width for d in distances]
+    chosen = ", ".join(f"i32 {lane}" for lane in picks)
+    return s.op(f"shufflevector {kind} {low}, {kind} {high}, <{lanes} x i32> <{chosen}>")
 
 
 def _strided_load(s: FunctionState, memory: Memory, index: Value, lanes: int) -> str:

@@ -33,10 +33,11 @@ class Value:
     With ``step`` not 0, ``text`` is a scalar base and lane i holds base + i * step. ``low`` and ``high``
     bound the base (of a vector: every lane) where known, ``multiple`` divides it, and ``index`` says that
     the value comes from loop variables and literals alone, so that its arithmetic does not overflow.
-    ``narrow`` marks an int64 vector that is held in 32-bit lanes, since its bounds allow it.
+    ``narrow`` marks an int64 vector that is held in 32-bit lanes, since its bounds allow it. Lane i of an index
+    vector with ``distances`` is also known to be ``base`` + distances[i], where ``base`` is uniform.
     """
 
-    __slots__ = ("dtype", "high", "index", "lanes", "low", "multiple", "narrow", "step", "text")
+    __slots__ = ("base", "distances", "dtype", "high", "index", "lanes", "low", "multiple", "narrow", "step", "text")
 
     def __init__(
         self,
@@ -59,6 +60,8 @@ class Value:
         self.multiple = multiple
         self.index = index
         self.narrow = narrow
+        self.base: Value | None = None
+        self.distances: tuple[int, ...] = ()
 
     @property
     def constant(self) -> Bound:
@@ -79,6 +82,20 @@ def integer(value: int) -> Value:
 def uniform_index(text: str, low: Bound = None, high: Bound = None, multiple: int = 1) -> Value:
     """Build an index held in the scalar register ``text``."""
     return Value(text, int64, 0, 0, low, high, multiple, True)
+
+
+def known_lanes(value: Value, lanes: int) -> tuple[Value, tuple[int, ...]] | None:
+    """Return a uniform base of an index and each lane's distance from it, where these are known."""
+    if not value.lanes:
+        base = uniform_index(value.text, value.low, value.high, value.multiple) if value.step else value
+        return base, tuple(lane * value.step for lane in range(lanes))
+    return (value.base, value.distances) if value.base is not None else None
+
+
+def with_lanes(value: Value, base: Value, distances: tuple[int, ...]) -> Value:
+    """Note on the vector ``value`` that lane i is ``base`` + distances[i]."""
+    value.base, value.distances = base, distances
+    return value
 
 
 def last_lane(value: Value, lanes: int) -> Bound:

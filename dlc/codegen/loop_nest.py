@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from dlc.ir.compute import Axis
 from dlc.ir.cost import distinct
 from dlc.ir.expr import Apply, Const, Expr, Load, Read, Var, apply, children, const, substitute, transform
-from dlc.ir.simplify import Affine, Bounds, Simplifier, linear_index
+from dlc.ir.simplify import Affine, Bounds, Simplifier, depends_on, linear_index
 from dlc.ir.types import TensorType, int64
 
 _SHORTEST_SPLIT = 8
 """An innermost axis along which memory is contiguous is split into runs of at least so many: others waste vectors."""
+_LONGEST_VECTOR = 16
+"""Runs of at least so many fill any vector."""
 
 
 def loads(
@@ -99,9 +101,26 @@ def _split_candidate(space: Space) -> tuple[Axis, int] | None:
             case Apply(op="floor_div" | "floor_mod", args=(Var() as var, Const(value=d))) if var in axes:
                 axis = axes[var]
                 d = int(d)
-                if 1 < d < axis.extent and axis.extent % d == 0 and (var not in whole or d >= _SHORTEST_SPLIT):
+                if 1 < d < axis.extent and axis.extent % d == 0 and (var not in whole or _splits_run(space, axis, d)):
                     candidates[axis, d] = None
     return min(candidates, key=lambda c: (c[0].var.name, c[1])) if candidates else None
+
+
+def _splits_run(space: Space, axis: Axis, divisor: int) -> bool:
+    """Whether an axis along which memory is contiguous is better split at ``divisor``.
+
+    Not if runs become shorter than a vector while all that breaks them is read once per run, neighbours close by.
+    """
+    if divisor < _SHORTEST_SPLIT or divisor >= _LONGEST_VECTOR:
+        return divisor >= _SHORTEST_SPLIT
+    simplify = space.simplifier
+    quotient = apply("floor_div", axis.var, const(divisor))
+    for form in index_forms(space.exprs, simplify)[0]:
+        for atom, step in form.terms:
+            close = atom == axis.var or (atom == quotient and 0 < step <= 2 * divisor)
+            if not close and depends_on(atom, {axis.var}):
+                return True
+    return False
 
 
 def _is_contiguous(space: Space, axis: Axis) -> bool:

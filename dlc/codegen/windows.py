@@ -6,7 +6,7 @@ operands. It must not know statements.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from dlc.codegen.guards import conjuncts, guarded
@@ -75,6 +75,7 @@ def find_windows(problem: RowProblem) -> Windows | None:
     """Return the normalised ``problem``, lanes along its last kept axis, as windows; None where tiles gain nothing."""
     if len(problem.kept) < 2 or not problem.reduced or len(problem.stages) != 1:
         return None
+    problem = _taps_last(problem)
     stage, line, inner, taps = problem.stages[0], problem.kept[-2], problem.kept[-1], problem.reduced[-1]
     if stage.writes or stage.keeps or len(stage.reductions) != 1 or stage.reductions[0].position is not None:
         return None
@@ -88,6 +89,19 @@ def find_windows(problem: RowProblem) -> Windows | None:
         return None
     found = Windows(problem, line, inner, taps, reduction, value, tests, simplify)
     return found if _shares_reads(found) else None
+
+
+def _taps_last(problem: RowProblem) -> RowProblem:
+    """Return the problem with the reduced axis last along which windows of neighbours overlap, if there is one."""
+    simplify = axis_simplifier((*problem.kept, *problem.reduced), problem.outer)
+    line = problem.kept[-2].var
+    for load in (e for e in distinct(problem.exprs()) if isinstance(e, Load)):
+        form = simplify.affine(load.index)
+        step = form.coefficient(line)
+        for axis in reversed(problem.reduced):
+            if 0 < step < form.coefficient(axis.var) * axis.extent:
+                return replace(problem, reduced=(*(a for a in problem.reduced if a != axis), axis))
+    return problem
 
 
 def _selects(expr: Expr) -> bool:

@@ -8,6 +8,7 @@ memory order or targets.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from dlc.ir.dims import Shape
 from dlc.ir.expr import Apply, Expr, Read, Var, walk
@@ -70,7 +71,13 @@ def reduction(
     return Compute(axes, reduce_axes, combiner, body, tuple(a.var for a in axes), shape, dtype)
 
 
-MOST_TAPS = 64
+FEW_TERMS, MOST_TERMS = 64, 128
+"""Terms of a sum that is one chain of additions: so many always, and so many of a window that is moved about."""
+
+
+def is_short_sum(terms: int, places: int) -> bool:
+    """Tell whether each lane adds few terms for each of its ``places``: a window, not a sum over an image."""
+    return 1 < terms <= max(FEW_TERMS, min(MOST_TERMS, 2 * places))
 
 
 def uncast(expr: Expr) -> Expr:
@@ -79,7 +86,7 @@ def uncast(expr: Expr) -> Expr:
 
 
 def is_lanewise_product(compute: Compute) -> bool:
-    """Tell whether a sum of products has few terms and no outer product: depthwise convolutions.
+    """Tell whether a sum of products has few terms and no outer product: convolutions, depthwise or of narrow groups.
 
     Both operands are read along the last output axis, and one of them along no further output axis, so that
     every vector of output channels is made by itself.
@@ -87,12 +94,12 @@ def is_lanewise_product(compute: Compute) -> bool:
     body = compute.body
     if compute.combiner != "add" or not isinstance(body, Apply) or body.op != "mul" or not compute.axes:
         return False
-    terms = 1
-    for reduced in compute.reduce_axes:
-        terms *= reduced.extent
-    long = [a.var for a in compute.axes if a.extent > 1]
-    if not 1 < terms <= MOST_TAPS or not long or not all(isinstance(uncast(a), Read) for a in body.args):
+    terms = prod(reduced.extent for reduced in compute.reduce_axes)
+    long = [a for a in compute.axes if a.extent > 1]
+    if not long or not is_short_sum(terms, prod(a.extent for a in long[:-1])):
         return False
-    used = [{v for v in walk(read) if isinstance(v, Var) and v in long} for read in body.args]
-    last = compute.axes[-1].var if compute.axes[-1].extent > 1 else long[-1]
+    if not all(isinstance(uncast(a), Read) for a in body.args):
+        return False
+    last, names = long[-1].var, {a.var for a in long}
+    used = [{v for v in walk(read) if isinstance(v, Var) and v in names} for read in body.args]
     return last in used[0] & used[1] and (used[0] <= used[1] or used[1] <= used[0])

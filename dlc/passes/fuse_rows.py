@@ -276,13 +276,17 @@ def _note_readers(state: Grouping, number: int, shape: tuple[int, ...], reduced:
 
 
 def _window(state: Grouping, node: Node, position: int) -> None:
-    """A reduction that reads neighbours: producers join only if computing them again is cheap."""
+    """A reduction that reads neighbours: producers join only if computing them again is cheap.
+
+    Reading along another dimension than its lanes run is not, once per window: what ``crosses`` stays apart.
+    """
     groups: list[int] = []
     for number in state.sources(node):
         group = state.forest.group(number)
         if (
             group.kind is GroupKind.POINTWISE
             and group.weight <= state.options.most_window_weight
+            and not group.crosses
             and state.internal(number, node)
         ):
             if state.fits([*groups, number], node) and state.acyclic([*groups, number], node):

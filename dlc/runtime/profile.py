@@ -26,8 +26,8 @@ EXPLANATION = (
     "The floor of a step is the least time that its work can take on this machine: the larger of its operations over "
     "the peak of float32 multiply-adds and its bytes over the bandwidth of memory or cache, both measured on all "
     "threads of the run. Operations are those of matrix products, convolutions and attention; of other steps, "
-    "depthwise convolutions among them, bytes alone count. Weights come from where the whole run's data fits, the rest "
-    "from where the step's fits. A few percent above 100 are the processor's clock, which changes."
+    "convolutions of narrow groups among them, bytes alone count. Weights come from where the whole run's data fits, "
+    "the rest from where the step's fits. A few percent above 100 are the processor's clock, which changes."
 )
 ABOVE_FLOOR = {
     ARITHMETIC: "more operations per second than float32 multiply-adds: the direct way's are counted, of which "

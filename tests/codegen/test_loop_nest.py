@@ -81,6 +81,15 @@ def test_short_splits_of_the_innermost_axis_are_left() -> None:
     assert [a.extent for a in space.axes] == [64]
 
 
+@pytest.mark.parametrize(("step", "extents"), [(8, [64]), (1, [64]), (1000, [8, 8])])
+def test_runs_of_half_a_vector_stay_whole_where_what_breaks_them_lies_near(step: int, extents: list[int]) -> None:
+    """Inputs of groups of eight channels, as lanes along all outputs read them."""
+    j = axis("j", 64)
+    once = apply("mul", apply("floor_div", j.var, const(8)), const(step))
+    space = normalize(Space([[j]], [load(once), load(j.var, "y")]))
+    assert [a.extent for a in space.axes] == extents
+
+
 def test_tested_axes_do_not_collapse() -> None:
     axes = [axis("i", 4), axis("j", 6)]
     test = apply("less", axes[0].var, const(2))

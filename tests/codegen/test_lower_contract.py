@@ -126,6 +126,8 @@ def test_grouped_output_of_a_depthwise_convolution() -> None:
         ("m k, k n -> m n", (4, 5), (5, 6), False),
         ("n h+r w+s c, r s c k -> n h w k", (1, 6, 6, 8), (3, 3, 8, 4), False),
         ("n h+r w+s c, n h w c -> r s c", (1, 66, 66, 8), (1, 64, 64, 8), False),  # many terms
+        ("n h+r w+s c, n h w c -> r s c", (2, 9, 9, 8), (2, 7, 7, 8), False),  # many for so few places
+        ("n h+r w+s c, r s c -> n h w c", (1, 20, 20, 8), (9, 9, 8), True),
         ("b k, b k n -> b n", (3, 9), (3, 9, 16), False),
     ],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import dlc.ir.ops  # noqa: F401 - registers the ops
+from dlc.codegen.llvm_emit import emit_module
 from dlc.codegen.llvm_target import host_target
 from dlc.ir.builder import Builder
 from dlc.ir.graph import Value
@@ -21,6 +23,12 @@ def depthwise(b: Builder, x: Value, w: Value, low: int, high: int, stride: int =
     edges = {"low": (0, 1, low, 0), "high": (0, 1, high, 0), "interior": (0, 0, 0, 0)}
     spec = f"n h*{stride}+r*{dilation} w*{stride}+s*{dilation} c, r s c -> n h w c"
     return b.contract(b.pad(x, b.constant(0.0, float32), **edges), w, spec=spec)
+
+
+def grouped(b: Builder, x: Value, w: Value, groups: int, edge: int = 1, stride: int = 1) -> Value:
+    edges = {"low": (0, edge, edge, 0), "high": (0, edge, edge, 0), "interior": (0, 0, 0, 0)}
+    spec = f"n h*{stride}+r w*{stride}+s (g c), r s c (g o) -> n h w (g o)"
+    return b.contract(b.pad(x, b.constant(0.0, float32), **edges), w, spec=spec, sizes=(("g", groups),))
 
 
 def tiled(lowered: Lowered) -> bool:
@@ -39,6 +47,55 @@ def test_depthwise_convolutions(width: int, low: int, high: int, level: str) -> 
     arrays = numbers(1, 5, width, 20), numbers(3, 3, 20), numbers(20)
     (lowered,) = check(function, *arrays, emulated=width == 7, target=host_target(level))
     assert tiled(lowered) and len(lowered.calls) == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "groups, inputs, outputs", [(16, 4, 4), (9, 8, 8), (5, 4, 4), (10, 2, 2), (6, 1, 4), (6, 8, 4)]
+)
+def test_convolutions_of_narrow_groups(groups: int, inputs: int, outputs: int, level: str) -> None:
+    def function(b: Builder, x: Value, w: Value, bias: Value, residual: Value) -> Value:
+        return b.maximum(b.add(b.add(grouped(b, x, w, groups), bias), residual), 0.0)
+
+    channels = groups * outputs
+    arrays = numbers(1, 5, 11, groups * inputs), numbers(3, 3, inputs, channels), numbers(channels)
+    residual = numbers(1, 5, 11, channels)
+    (lowered,) = check(function, *arrays, residual, emulated=groups < 7, target=host_target(level))
+    assert tiled(lowered) and len(lowered.calls) == 1 and lowered.temporaries == ()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("size, edge, stride", [(3, 1, 2), (5, 2, 1), (1, 0, 1), (2, 0, 1), (2, 1, 2)])
+def test_other_windows_of_narrow_groups(size: int, edge: int, stride: int, level: str) -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        return grouped(b, x, w, 12, edge, stride)
+
+    arrays = numbers(2, 9, 13, 48), numbers(size, size, 4, 48)
+    (lowered,) = check(function, *arrays, emulated=False, target=host_target(level))
+    assert len(lowered.calls) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16, np.int32, np.int8])
+def test_narrow_groups_of_other_dtypes(dtype: object) -> None:
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        spec = "n h+r w+s (g c), r s c (g o) -> n h w (g o)"
+        return b.contract(x, w, spec=spec, sizes=(("g", 6),))
+
+    arrays = numbers(1, 4, 9, 24, dtype=dtype), numbers(3, 3, 4, 24, dtype=dtype)
+    check(function, *arrays, tolerance=3e-2 if np.dtype(dtype).itemsize == 2 else 2e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tasks_of_narrow_groups(threads: int, small_tasks: None) -> None:  # noqa: F811
+    arrays = numbers(1, 6, 9, 256), numbers(3, 3, 8, 256)
+    (lowered,) = check(lambda b, x, w: grouped(b, x, w, 32), *arrays, threads=threads, emulated=False)
+    assert tiled(lowered) and lowered.calls[0].kernel.tasks >= threads
+
+
+def test_inputs_of_narrow_groups_are_not_gathered() -> None:
+    (lowered,) = check(lambda b, x, w: grouped(b, x, w, 16), numbers(1, 5, 11, 64), numbers(3, 3, 4, 64))
+    for level in LEVELS:
+        assert "masked.gather" not in emit_module([lowered.calls[0].kernel], host_target(level)).text
 
 
 @pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 33, 50, 96])

@@ -48,6 +48,15 @@ def test_depthwise_convolution() -> None:
     ]
 
 
+def test_taps_that_overlap_are_innermost() -> None:
+    """The inputs of a group are summed over, too: neighbours share taps, not inputs."""
+    spec = "n h+r w+s (g c), r s c (g o) -> n h w (g o)"
+    shapes = (1, 9, 9, 64), (3, 5, 4, 64)
+    found = windows_of(lambda b, x, w: b.contract(pad(b, x), w, spec=spec, sizes=(("g", 16),)), *shapes)
+    assert found is not None and found.inner.extent == 64 and found.line.extent == 7
+    assert [axis.extent for axis in found.problem.reduced] == [3, 4, 5] and found.steps == (64, 64)
+
+
 @pytest.mark.parametrize("window, stride, found", [(3, 1, True), (3, 2, True), (2, 2, False), (3, 3, False)])
 def test_pooling_pays_where_windows_overlap(window: int, stride: int, found: bool) -> None:
     assert (windows_of(lambda b, x: pool(b, pad(b, x, -np.inf), window, stride), (1, 10, 10, 16)) is not None) is found

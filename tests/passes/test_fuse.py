@@ -263,6 +263,21 @@ def test_different_rows_stay_apart() -> None:
     assert len(fused(make(function, (40, 50)))) == 2
 
 
+@pytest.mark.parametrize("narrow", [False, True], ids=["depthwise", "narrow groups"])
+def test_transposes_do_not_join_windows(narrow: bool) -> None:
+    """Every element would be read across memory once per window that it is in."""
+
+    def function(b: Builder, x: Value, w: Value) -> Value:
+        edge = {"low": (0, 1, 1, 0), "high": (0, 1, 1, 0), "interior": (0, 0, 0, 0)}
+        padded = b.pad(b.transpose(x, permutation=(0, 2, 3, 1)), b.constant(0.0, float32), **edge)
+        spec = "n h+r w+s (g c), r s c (g o) -> n h w (g o)"
+        return b.maximum(b.contract(padded, w, spec=spec, sizes=(("g", 4),)), 0.0)
+
+    channels = 4 if narrow else 1
+    graph = make(function, (1, 4 * channels, 7, 6), (3, 3, channels, 4 * channels))
+    assert fused(graph) == [["transpose", "pad"], ["contract", "maximum"]]
+
+
 def test_padding_joins_pooling() -> None:
     def function(b: Builder, x: Value) -> Value:
         padded = b.pad(x, b.constant(-np.inf, float32), low=(0, 1, 0), high=(0, 1, 0), interior=(0, 0, 0))

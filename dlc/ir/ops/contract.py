@@ -25,6 +25,7 @@ from dlc.ir.contraction import (
 from dlc.ir.dims import Dim, SymbolicDim
 from dlc.ir.expr import Expr, Read, Var, apply, cast, const
 from dlc.ir.graph import Node, Value
+from dlc.ir.narrow_groups import join_axes, narrow_groups
 from dlc.ir.opdef import Attribute, OpDef, Trait, Types, register
 from dlc.ir.ops.contract_gradient import operand_gradient
 from dlc.ir.types import DType, TensorType, bool_
@@ -111,12 +112,12 @@ def contract_evaluate(attributes: Attributes, lhs: np.ndarray, rhs: np.ndarray) 
     return np.asarray(result, dtype=result_dtype).reshape(shape)
 
 
-def dim_expression(index: DimIndex, extents: Mapping[str, Dim]) -> Expr:
+def dim_expression(index: DimIndex, extents: Mapping[str, int]) -> Expr:
     """Return the affine index expression of one dimension over axis variables of the same names."""
     if isinstance(index, Group):
         expression: Expr = Var(index.axes[0])
         for axis in index.axes[1:]:
-            expression = apply("add", apply("mul", expression, const(int(extents[axis]))), Var(axis))
+            expression = apply("add", apply("mul", expression, const(extents[axis])), Var(axis))
         return expression
     terms = [Var(a) if c == 1 else apply("mul", Var(a), const(c)) for a, c in index.terms]
     expression = terms[0]
@@ -128,16 +129,19 @@ def dim_expression(index: DimIndex, extents: Mapping[str, Dim]) -> Expr:
 def contract_compute(inputs: Types, outputs: Types, attributes: Attributes) -> Compute:
     """Product of two affine reads, widened to the result's dtype, added over the reduced axes."""
     spec = parse_spec(attributes["spec"])
-    extents = contract_extents(inputs, attributes)
-    axes = tuple(Axis(Var(a), int(extents[a])) for a in spec.output_axes)
-    reduce_axes = tuple(Axis(Var(a), int(extents[a])) for a in spec.reduce_axes)
+    extents = {name: int(extent) for name, extent in contract_extents(inputs, attributes).items()}
+    axes = tuple(Axis(Var(a), extents[a]) for a in spec.output_axes)
+    reduce_axes = tuple(Axis(Var(a), extents[a]) for a in spec.reduce_axes)
     lhs = Read(0, tuple(dim_expression(d, extents) for d in spec.lhs), inputs[0].dtype)
     rhs = Read(1, tuple(dim_expression(d, extents) for d in spec.rhs), inputs[1].dtype)
     store = tuple(dim_expression(d, extents) for d in spec.output)
     shape = tuple(int(d) for d in outputs[0].shape)
     combiner = "add" if reduce_axes else None
     dtype = outputs[0].dtype
-    return Compute(axes, reduce_axes, combiner, apply("mul", cast(lhs, dtype), cast(rhs, dtype)), store, shape, dtype)
+    body = apply("mul", cast(lhs, dtype), cast(rhs, dtype))
+    compute = Compute(axes, reduce_axes, combiner, body, store, shape, dtype)
+    narrow = narrow_groups(spec, extents)
+    return join_axes(compute, *narrow) if narrow else compute
 
 
 def contract_vjp(b: Builder, node: Node, cotangents: tuple[Value | None, ...]) -> tuple[Value | None, ...]:
