@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from dlc.codegen.attention_parts import is_contraction
 from dlc.codegen.compute_group import ComputeGroup
@@ -72,16 +73,23 @@ def _selects(node: Node) -> bool:
 
 
 def _boxes(compute: Compute, sources: Sequence[Value]) -> list[tuple[int, tuple[int, ...]]]:
-    """Return the sources that make up a box of the output each, with the index at which it begins."""
+    """Return the sources that make up a box of the output each, with the index at which it begins.
+
+    Where one is as large as the output, others replace elements of it: that is better done in its own memory.
+    """
     if compute.combiner is not None:
         return []
     simplify = Simplifier({a.var: (0, max(a.extent - 1, 0)) for a in compute.axes})
     found: dict[int, tuple[int, ...]] = {}
-    for read in _chosen(simplify(compute.body)):
-        if read.input >= len(sources) or read.input in found or read.dtype is not compute.dtype:
+    reads = _chosen(simplify(compute.body))
+    shapes = {r.input: static_shape(sources[r.input].type) for r in reads if r.input < len(sources)}
+    if any(prod(shape) == prod(compute.shape) for shape in shapes.values()):
+        return []
+    for read in reads:
+        if read.input not in shapes or read.input in found or read.dtype is not compute.dtype:
             continue
-        start = _start(read, compute, static_shape(sources[read.input].type), simplify)
-        if start is not None and _fills(read.input, start, compute, static_shape(sources[read.input].type)):
+        start = _start(read, compute, shapes[read.input], simplify)
+        if start is not None and _fills(read.input, start, compute, shapes[read.input]):
             found[read.input] = start
     return list(found.items())
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from dlc.codegen.joins import Part, body_of, find_parts, reads_anywhere
 from dlc.codegen.places import static_shape
+from dlc.driver.live_bytes import LiveBytes
 from dlc.ir.graph import Graph, Node, Value, producers
 from dlc.ir.placement import Inside, Layout, Placement, row_major
 from dlc.ir.types import TensorType
@@ -63,10 +64,11 @@ def find_homes(graph: Graph) -> Residents:
     """Return the values that may live inside others: made by kernels, read by a join and by others that can follow.
 
     The last join comes first, so that parts of parts live in the whole. Outputs of the graph have places of their own.
+    A whole is alive from its first part on: the parts that are made early stay outside where that would need memory.
     """
     search = _Search(graph)
     for node in reversed(graph.nodes):
-        for part in find_parts(node):
+        for part in sorted(find_parts(node), key=lambda p: -search.made_at(node.inputs[p.input])):
             search.add(node, part)
     return Residents(search.homes, search.bases)
 
@@ -84,9 +86,13 @@ class _Search:
             for value in dict.fromkeys(node.inputs):
                 self.readers.setdefault(self.base(value), []).append((node, value.type))
         self.wanted_whole = {self.base(value) for value in graph.outputs}
+        self.live = LiveBytes(graph, self.bases)
 
     def base(self, value: Value) -> Value:
         return self.bases.get(value, value)
+
+    def made_at(self, value: Value) -> int:
+        return self.live.ranges[self.base(value)][0]
 
     def add(self, node: Node, part: Part) -> None:
         """Note the home of a part, if it can have one."""
@@ -105,6 +111,8 @@ class _Search:
         others = [(reader, type_) for reader, type_ in readers if reader is not node]
         if len(others) + 1 == len(readers) and all(_follows(reader, type_, layout) for reader, type_ in others):
             holder, before = (result, 0) if around is None else (around.holder, around.first)
+            if not self.live.moves_in(value, holder):
+                return
             self.homes[value] = Home(holder, before + first, layout, node, part)
 
 
