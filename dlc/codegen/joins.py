@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 from dlc.codegen.attention_parts import is_contraction
 from dlc.codegen.compute_group import ComputeGroup
@@ -73,18 +72,13 @@ def _selects(node: Node) -> bool:
 
 
 def _boxes(compute: Compute, sources: Sequence[Value]) -> list[tuple[int, tuple[int, ...]]]:
-    """Return the sources that make up a box of the output each, with the index at which it begins.
-
-    Where one is as large as the output, others replace elements of it: that is better done in its own memory.
-    """
+    """Return the sources that make up a box of the output each, with the index at which it begins."""
     if compute.combiner is not None:
         return []
     simplify = Simplifier({a.var: (0, max(a.extent - 1, 0)) for a in compute.axes})
     found: dict[int, tuple[int, ...]] = {}
     reads = _chosen(simplify(compute.body))
     shapes = {r.input: static_shape(sources[r.input].type) for r in reads if r.input < len(sources)}
-    if any(prod(shape) == prod(compute.shape) for shape in shapes.values()):
-        return []
     for read in reads:
         if read.input not in shapes or read.input in found or read.dtype is not compute.dtype:
             continue

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dlc.driver.homes import ALIASES, Residents, find_homes
+from dlc.driver.homes import ALIASES, WITHOUT_STEPS, Residents, find_homes
 from dlc.errors import CompileError
 from dlc.ir.attributes import Literal
 from dlc.ir.graph import Graph, InputSpec, Node, Role, Value
@@ -27,7 +27,6 @@ from dlc.ir.types import DType, TensorType
 
 LOAD_LEVEL = 0  # runs once, when the executable is made
 RUN_LEVEL = 1  # runs once per run; loops nest above it
-_WITHOUT_STEPS = ("constant", *ALIASES)
 
 Lower = Callable[[Node, frozenset[int], bool, Placement], Lowered]
 """Lowers a node: told which operands are known before, whether it is all that a loop does, and where tensors lie."""
@@ -95,7 +94,7 @@ class Assembler:
     def graph(self, graph: Graph, inputs: Sequence[View]) -> list[View]:
         """Add the steps of every node; return the views of the outputs."""
         views: dict[Value, View] = dict(zip(graph.inputs, inputs, strict=True))
-        alone = sum(node.op.name not in _WITHOUT_STEPS for node in graph.nodes) == 1
+        alone = sum(node.op.name not in WITHOUT_STEPS for node in graph.nodes) == 1
         residents = find_homes(graph)
         holders: dict[Value, View] = {}
         for node in graph.nodes:
@@ -117,7 +116,7 @@ class Assembler:
             )
         if node.op.name == "constant":
             return [self.literal(node.attributes["value"], node.outputs[0].type)]
-        if node.op.name in _WITHOUT_STEPS:  # the same bytes, under another shape or at another time
+        if node.op.name in ALIASES:  # the same bytes, under another shape or at another time
             return [operands[0]]
         if node.op.name == "scan":
             return self.scan(node, operands)

@@ -18,6 +18,7 @@ from dlc.ir.types import TensorType
 
 ALIASES = ("reshape", "barrier")
 """Nodes whose result is the same bytes, under another shape or at another time."""
+WITHOUT_STEPS = ("constant", *ALIASES)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def find_homes(graph: Graph) -> Residents:
     """Return the values that may live inside others: made by kernels, read by a join and by others that can follow.
 
     The last join comes first, so that parts of parts live in the whole. Outputs of the graph have places of their own.
-    A whole is alive from its first part on: the parts that are made early stay outside where that would need memory.
+    A whole is alive from its first part on: parts that are made early stay outside where that would need much memory.
     """
     search = _Search(graph)
     for node in reversed(graph.nodes):
@@ -99,7 +100,9 @@ class _Search:
         seen, result = node.inputs[part.input], node.outputs[part.output]
         value, around = self.base(seen), self.homes.get(result)
         maker = self.made_by.get(value)
-        if value in self.homes or value in self.wanted_whole or maker is None or body_of(maker) is None:
+        if value in self.homes or value in self.wanted_whole or maker is None:
+            return
+        if body_of(maker) is None or maker.op.name in WITHOUT_STEPS:
             return
         shape, whole = static_shape(seen.type), static_shape(result.type)
         steps = row_major(whole) if around is None else around.layout.steps(whole)

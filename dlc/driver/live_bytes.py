@@ -9,6 +9,9 @@ from collections.abc import Mapping
 
 from dlc.ir.graph import Graph, Node, Value
 
+SPARE_BYTES = 1 << 20
+"""So much more than there is without longer lives, or an eighth more, may be alive."""
+
 
 class LiveBytes:
     """Bytes alive per node, and the first and last node at which each value made in the graph is.
@@ -34,10 +37,11 @@ class LiveBytes:
         self.bytes: list[int] = []
         for step in steps[:-1]:
             self.bytes.append(step + (self.bytes[-1] if self.bytes else 0))
-        self.most = max(self.bytes, default=0)
+        most = max(self.bytes, default=0)
+        self.most = most + max(SPARE_BYTES, most // 8)
 
     def moves_in(self, value: Value, holder: Value) -> bool:
-        """Let ``value`` live in ``holder``, which then begins with it; False if more would be alive than ever is."""
+        """Let ``value`` live in ``holder``, which then begins with it; False if too much would be alive."""
         (first, last), (begin, end) = self.ranges[value], self.ranges[holder]
         more = self.sizes[holder] - self.sizes[value]
         earlier = range(first, begin)
