@@ -96,18 +96,15 @@ class Assembler:
         views: dict[Value, View] = dict(zip(graph.inputs, inputs, strict=True))
         alone = sum(node.op.name not in WITHOUT_STEPS for node in graph.nodes) == 1
         residents = find_homes(graph)
-        holders: dict[Value, View] = {}
         for node in graph.nodes:
             operands = [views[v] for v in node.inputs]
-            views.update(zip(node.outputs, self.node(node, operands, alone, residents, holders), strict=True))
+            views.update(zip(node.outputs, self.node(node, operands, alone, residents), strict=True))
         return [views[v] for v in graph.outputs]
 
-    def node(
-        self, node: Node, operands: Sequence[View], alone: bool, residents: Residents, holders: dict[Value, View]
-    ) -> list[View]:
+    def node(self, node: Node, operands: Sequence[View], alone: bool, residents: Residents) -> list[View]:
         """Add the steps of one node, ``alone`` in its graph or not; return the views of its results.
 
-        Values that have moved in with others, ``residents``, lie in the buffers of ``holders``.
+        Some of the graph's values are, or become, ``residents`` of others.
         """
         if node.op.has(Trait.HOST) or node.op.is_composite:
             raise CompileError(
@@ -125,24 +122,19 @@ class Assembler:
         fixed = frozenset(k for k, view in enumerate(operands) if self.level_of(view) < here)
         placement = residents.placement(node, wished=len(fixed) < len(operands))
         lowered = self.lower(node, fixed, alone and here > RUN_LEVEL, placement)
-        places = {k: self.resident(node.outputs[k], residents, holders) for k in lowered.placed}
-        for _, inside in placement.inside:
-            if inside.output not in places:
-                places[inside.output] = holders[node.outputs[inside.output]]
+        places = residents.places(
+            node, placement, lowered.placed, lambda h: self.buffer(SlotKind.ARENA, h.node.label, h.holder.type, here)
+        )
         return self.calls(node, operands, lowered, places)
-
-    def resident(self, value: Value, residents: Residents, holders: dict[Value, View]) -> View:
-        """Let a value move into its home, whose holder begins to exist with its first part; return its view."""
-        home = residents.settled[value] = residents.homes[value]
-        if home.holder not in holders:
-            here = len(self.streams) - 1
-            holders[home.holder] = self.buffer(SlotKind.ARENA, home.node.label, home.holder.type, here)
-        return replace(holders[home.holder], offset=home.first * value.type.dtype.itemsize)
 
     def calls(self, node: Node, operands: Sequence[View], lowered: Lowered, places: Mapping[int, View]) -> list[View]:
         """Add the kernel calls of a lowered node, each at the level of its operands; some outputs have ``places``."""
         results: dict[tuple[OperandKind, int], View] = {(OperandKind.OUTPUT, k): view for k, view in places.items()}
-        types = {OperandKind.OUTPUT: node.output_types, OperandKind.TEMPORARY: lowered.temporaries}
+        types = {
+            OperandKind.INPUT: node.input_types,
+            OperandKind.OUTPUT: node.output_types,
+            OperandKind.TEMPORARY: lowered.temporaries,
+        }
         used = Counter(key for call in lowered.calls for key in {(o.kind, o.index) for o in call.operands})
         for call, level in zip(lowered.calls, self.call_levels(operands, lowered, places), strict=True):
             views = []
@@ -163,7 +155,8 @@ class Assembler:
                 and used[OperandKind.OUTPUT, o] == used[OperandKind.INPUT, i] == 1  # by this call alone
             ]
             in_place = tuple((numbers[o], numbers[i]) for o, i in pairs if o in numbers and i in numbers)
-            step = CallStep(call.kernel, tuple(views), node.label, call.flops, in_place, call.split)
+            nbytes = tuple(int(types[o.kind][o.index].nbytes) for o in call.operands)
+            step = CallStep(call.kernel, tuple(views), node.label, call.flops, in_place, call.split, nbytes)
             self.streams[level].append(step)
         missing = [k for k in range(len(node.outputs)) if (OperandKind.OUTPUT, k) not in results]
         for k in missing:  # an empty tensor: nothing writes it

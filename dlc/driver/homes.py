@@ -6,14 +6,15 @@ It must not know kernels nor memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from dlc.codegen.joins import Part, body_of, find_parts, reads_anywhere
 from dlc.codegen.places import static_shape
 from dlc.driver.live_bytes import LiveBytes
 from dlc.ir.graph import Graph, Node, Value, producers
 from dlc.ir.placement import Inside, Layout, Placement, row_major
+from dlc.ir.program import View
 from dlc.ir.types import TensorType
 
 ALIASES = ("reshape", "barrier")
@@ -37,11 +38,15 @@ class Home:
 
 @dataclass
 class Residents:
-    """Homes of a graph's values by the values that producers make, and which of them have moved in so far."""
+    """Homes of a graph's values by the values that producers make, and which of them have moved in so far.
+
+    ``holders`` gives the buffers of values that others have moved into.
+    """
 
     homes: Mapping[Value, Home]
     bases: Mapping[Value, Value]
     settled: dict[Value, Home] = field(default_factory=dict)
+    holders: dict[Value, View] = field(default_factory=dict)
 
     def home(self, value: Value) -> Home | None:
         """Return the home of a value that has moved in, or that is another shape of one that has."""
@@ -59,6 +64,25 @@ class Residents:
                 inputs.append((number, home.layout))
         outputs = [(k, self.homes[v].layout) for k, v in enumerate(node.outputs) if wished and v in self.homes]
         return Placement(tuple(inputs), tuple(outputs), tuple(inside))
+
+    def places(
+        self, node: Node, placement: Placement, placed: Sequence[int], make: Callable[[Home], View]
+    ) -> dict[int, View]:
+        """Let the results that a node writes at home move in; return the views of results that others live in, too.
+
+        ``make`` makes the buffer of a holder, which begins to exist with the first value that moves in.
+        """
+        views: dict[int, View] = {}
+        for number in placed:
+            value = node.outputs[number]
+            home = self.settled[value] = self.homes[value]
+            if home.holder not in self.holders:
+                self.holders[home.holder] = make(home)
+            views[number] = replace(self.holders[home.holder], offset=home.first * value.type.dtype.itemsize)
+        for _, inside in placement.inside:
+            if inside.output not in views:
+                views[inside.output] = self.holders[node.outputs[inside.output]]
+        return views
 
 
 def find_homes(graph: Graph) -> Residents:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dlc.ir.graph import Graph, Node, Value
+from dlc.ir.graph import Graph, Value
 
 SPARE_BYTES = 1 << 20
 """So much more than there is without longer lives, or an eighth more, may be alive."""
@@ -21,7 +21,6 @@ class LiveBytes:
     """
 
     def __init__(self, graph: Graph, bases: Mapping[Value, Value]) -> None:
-        self.position: dict[Node, int] = {node: k for k, node in enumerate(graph.nodes)}
         self.ranges: dict[Value, tuple[int, int]] = {}
         for number, node in enumerate(graph.nodes):
             for value in (*node.inputs, *node.outputs):
