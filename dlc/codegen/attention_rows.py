@@ -11,6 +11,7 @@ from math import prod
 
 from dlc.codegen.attention_parts import Parts
 from dlc.codegen.compute_group import ComputeGroup, axis_bounds
+from dlc.codegen.places import whole
 from dlc.codegen.row_group import row_problem
 from dlc.codegen.row_problem import RowProblem, Write
 from dlc.ir.cost import distinct
@@ -62,12 +63,13 @@ def tile_rows(parts: Parts, inputs: Sequence[Value], names: Sequence[Var], shape
     """
     made = parts.first.outputs[0]
     group = ComputeGroup((*inputs, made), (*parts.before, *parts.between))
-    sources = {k: f"x{k}" for k in range(len(inputs))} | {len(inputs): SCORES}
+    sources = {k: whole(f"x{k}", v.type) for k, v in enumerate(inputs)} | {len(inputs): whole(SCORES, made.type)}
     results = {value: f"row{k}" for k, value in enumerate(parts.row_values)}
     inner = {v for n in parts.between for v in n.outputs}
     if any(r not in inner for r in group.reductions):
         return None
-    problem = row_problem(group, [parts.weights, *results], {parts.weights: _WEIGHTS, **results}, sources)
+    places = {value: whole(buffer, value.type) for value, buffer in {parts.weights: _WEIGHTS, **results}.items()}
+    problem = row_problem(group, list(places), places, sources)
     if problem is None or prod(a.extent for a in problem.reduced) != shape[-1]:
         return None
     wide = [a for a in problem.kept if a.extent != 1]

@@ -80,6 +80,11 @@ def place(
     return lets, [canonical[e] for e in exprs]
 
 
+def stays(buffer: str, index: Expr, value: Expr) -> bool:
+    """Tell whether a store writes the element that it has read: a part of a tensor that lies there already."""
+    return isinstance(value, Load) and value.buffer == buffer and value.index == index
+
+
 def write_all(writes: Sequence[tuple[str, Expr, Expr]], fresh: Iterator[str]) -> list[Stmt]:
     """Return Stores of (buffer, index, value); all values are computed before the first is written.
 

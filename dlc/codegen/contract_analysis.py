@@ -14,6 +14,7 @@ from math import prod
 from dlc.ir.contraction import ContractSpec, DimIndex, Group, group_shape, side_axes
 from dlc.ir.epilogue import ACCUMULATOR, Epilogue
 from dlc.ir.expr import Expr, Read, Var, substitute, walk
+from dlc.ir.placement import Layout, row_major, span
 from dlc.ir.simplify import Simplifier, linear_index
 from dlc.ir.types import DType, TensorType, uint16, uint32
 
@@ -122,11 +123,10 @@ def extent_of(axes: Iterable[LoopAxis]) -> int:
     return prod(axis.extent for axis in axes)
 
 
-def side_strides(side: tuple[DimIndex, ...], shape: Sequence[int], extents: Mapping[str, int]) -> dict[str, int]:
-    """Return how many elements each axis moves through a row-major tensor read by ``side``."""
+def side_strides(side: tuple[DimIndex, ...], steps: Sequence[int], extents: Mapping[str, int]) -> dict[str, int]:
+    """Return how many elements each axis moves through a tensor read by ``side`` whose dimensions have ``steps``."""
     strides: dict[str, int] = {}
-    step = 1
-    for index, dim in zip(reversed(side), reversed(shape), strict=True):
+    for index, step in zip(reversed(side), reversed(steps), strict=True):
         if isinstance(index, Group):
             inner = step
             for name in reversed(index.axes):
@@ -135,8 +135,13 @@ def side_strides(side: tuple[DimIndex, ...], shape: Sequence[int], extents: Mapp
         else:
             for name, coefficient in index.terms:
                 strides[name] = strides.get(name, 0) + step * coefficient
-        step *= dim
     return strides
+
+
+def output_steps(spec: ContractSpec, extents: Mapping[str, int], layout: Layout | None) -> tuple[int, ...] | None:
+    """Return the strides of the output's dimensions, None where they do not fit the ``layout``."""
+    shape = [int(d) for d in group_shape(spec.output, extents)]
+    return row_major(shape) if layout is None else layout.steps(shape)
 
 
 def merge(axes: Sequence[LoopAxis], tensors: Sequence[int] | None = None) -> tuple[LoopAxis, ...]:
@@ -154,19 +159,27 @@ def merge(axes: Sequence[LoopAxis], tensors: Sequence[int] | None = None) -> tup
 
 
 def analyze(
-    spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs: TensorType, epilogue: Epilogue
+    spec: ContractSpec,
+    extents: Mapping[str, int],
+    lhs: TensorType,
+    rhs: TensorType,
+    epilogue: Epilogue,
+    layout: Layout | None = None,
 ) -> Problem | None:
     """Return the contraction as loops, or None where the epilogue cannot be applied element by element of a tile.
 
     That is the case when it reads a tensor at positions that are not affine in the output axes, or uses the
-    output axes themselves. Every extent is at least 1.
+    output axes themselves, or where the output's dimensions do not fit the ``layout`` that is wanted. Every extent is
+    at least 1.
     """
     shapes = [[int(d) for d in lhs.shape], [int(d) for d in rhs.shape]]
-    output = [int(d) for d in group_shape(spec.output, extents)]
+    output, steps = [int(d) for d in group_shape(spec.output, extents)], output_steps(spec, extents, layout)
+    if steps is None:
+        return None
     tables = [
-        side_strides(spec.lhs, shapes[LHS], extents),
-        side_strides(spec.rhs, shapes[RHS], extents),
-        side_strides(spec.output, output, extents),
+        side_strides(spec.lhs, row_major(shapes[LHS]), extents),
+        side_strides(spec.rhs, row_major(shapes[RHS]), extents),
+        side_strides(spec.output, steps, extents),
     ]
     found = _reads(spec, extents, epilogue)
     if found is None:
@@ -198,7 +211,7 @@ def analyze(
         batch, columns = batch[:-1], [*columns, batch[-1]]
     kinds["depth"].sort(key=lambda loop: (-loop.strides[row], -loop.strides[panel]))
     inputs = [epilogue.inputs[read.input] for read in reads]
-    sizes = [prod(shapes[LHS]), prod(shapes[RHS]), prod(output), *(int(t.size) for t in inputs)]  # type: ignore[call-overload]
+    sizes = [prod(shapes[LHS]), prod(shapes[RHS]), span(output, steps), *(int(t.size) for t in inputs)]  # type: ignore[call-overload]
     return Problem(
         batch=batch,
         rows=merge(rows),

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from dlc.codegen.contract_analysis import side_strides
+from dlc.codegen.contract_analysis import output_steps, side_strides
 from dlc.codegen.contract_index import decode, scaled, total
 from dlc.codegen.target import CpuTarget
 from dlc.ir.contraction import ContractSpec, group_shape
 from dlc.ir.epilogue import ACCUMULATOR, Epilogue
 from dlc.ir.expr import Expr, Load, Read, Var, apply, cast, const, transform
 from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, Kernel, Let, LoopKind, Space, Stmt, Store
+from dlc.ir.placement import Layout, row_major, span
 from dlc.ir.simplify import Simplifier, linear_index
 from dlc.ir.types import DType, TensorType, float32
 
@@ -35,6 +36,7 @@ def generic_kernel(
     epilogue: Epilogue,
     target: CpuTarget,
     name: str,
+    layout: Layout | None = None,
 ) -> Kernel:
     """Return one kernel (lhs, rhs, out, epilogue inputs) that computes the contraction with its epilogue."""
     acc = accumulator_dtype(lhs.dtype)
@@ -43,16 +45,22 @@ def generic_kernel(
     for axis in reversed(spec.reduce_axes):
         body = [For(Var(axis), const(extents[axis]), LoopKind.SERIAL, tuple(body))]
     reduce = tuple(body)
-    return _nest(spec, extents, (lhs, rhs), epilogue, target, name, acc, reduce)
+    return _nest(spec, extents, (lhs, rhs), epilogue, target, name, acc, reduce, layout)
 
 
 def epilogue_kernel(
-    spec: ContractSpec, extents: Mapping[str, int], source: TensorType, epilogue: Epilogue, target: CpuTarget, name: str
+    spec: ContractSpec,
+    extents: Mapping[str, int],
+    source: TensorType,
+    epilogue: Epilogue,
+    target: CpuTarget,
+    name: str,
+    layout: Layout | None = None,
 ) -> Kernel:
     """Return a kernel (accumulated values, out, epilogue inputs) that applies ``epilogue`` alone."""
     value = Load("source", _position(spec, extents), source.dtype)
     body = (Store("acc", Var("lane"), value),)
-    return _nest(spec, extents, (source,), epilogue, target, name, source.dtype, body)
+    return _nest(spec, extents, (source,), epilogue, target, name, source.dtype, body, layout)
 
 
 def sum_kernel(
@@ -63,18 +71,19 @@ def sum_kernel(
     epilogue: Epilogue,
     target: CpuTarget,
     name: str,
+    layout: Layout | None = None,
 ) -> Kernel:
     """Return a kernel (``parts`` partial sums, out, epilogue inputs): the parts added in order, then the epilogue."""
     size = prod(int(d) for d in group_shape(spec.output, extents))
     value = Load("source", total(scaled(Var("part"), size), _position(spec, extents)), source.dtype)
     body = (For(Var("part"), const(parts), LoopKind.SERIAL, (Accumulate("acc", Var("lane"), "add", value),)),)
-    return _nest(spec, extents, (source,), epilogue, target, name, source.dtype, body)
+    return _nest(spec, extents, (source,), epilogue, target, name, source.dtype, body, layout)
 
 
 def _product(spec: ContractSpec, extents: Mapping[str, int], lhs: TensorType, rhs: TensorType, acc: DType) -> Expr:
     factors = []
     for buffer, side, operand in (("lhs", spec.lhs, lhs), ("rhs", spec.rhs, rhs)):
-        strides = side_strides(side, [int(d) for d in operand.shape], extents)
+        strides = side_strides(side, row_major([int(d) for d in operand.shape]), extents)
         index = total(*(scaled(_axis(name, extents), stride) for name, stride in strides.items()))
         factors.append(cast(Load(buffer, index, operand.dtype), acc))
     return apply("mul", *factors)
@@ -84,8 +93,10 @@ def _axis(name: str, extents: Mapping[str, int]) -> Expr:
     return Var(name) if extents[name] != 1 else const(0)
 
 
-def _position(spec: ContractSpec, extents: Mapping[str, int]) -> Expr:
-    strides = side_strides(spec.output, [int(d) for d in group_shape(spec.output, extents)], extents)
+def _position(spec: ContractSpec, extents: Mapping[str, int], layout: Layout | None = None) -> Expr:
+    steps = output_steps(spec, extents, layout)
+    assert steps is not None, "a layout that the output does not fit is refused before"
+    strides = side_strides(spec.output, steps, extents)
     return total(*(scaled(_axis(name, extents), stride) for name, stride in strides.items()))
 
 
@@ -98,22 +109,23 @@ def _nest(
     name: str,
     acc: DType,
     accumulate: tuple[Stmt, ...],
+    layout: Layout | None,
 ) -> Kernel:
     """Tasks over the outer output axes; vectors along the innermost; ``accumulate`` fills ``acc`` from zero."""
     names = [axis for axis in spec.output_axes if extents[axis] != 1]
     outer, inner = names[:-1], names[-1:]
     length = extents[inner[0]] if inner else 1
     lanes = max(2, target.lanes(max(acc.itemsize, epilogue.dtype.itemsize)))
-    out_size = prod(int(d) for d in group_shape(spec.output, extents))
+    shape = [int(d) for d in group_shape(spec.output, extents)]
+    out_size = span(shape, output_steps(spec, extents, layout) or row_major(shape)) if 0 not in shape else 0
+    place = _position(spec, extents, layout)
 
     def vector(start: Expr, active: Expr | None) -> list[Stmt]:
         bind: list[Stmt] = [Let(Var(inner[0]), total(start, Var("lane")))] if inner else []
         final = cast(_substituted(spec, extents, epilogue, operands[0].dtype, acc), epilogue.dtype)
         zero = For(Var("lane"), const(lanes), LoopKind.VECTOR, (Store("acc", Var("lane"), const(0, acc)),))
         run = _vectorised(accumulate, bind, lanes, active)
-        store = For(
-            Var("lane"), const(lanes), LoopKind.VECTOR, (*bind, Store("out", _position(spec, extents), final)), active
-        )
+        store = For(Var("lane"), const(lanes), LoopKind.VECTOR, (*bind, Store("out", place, final)), active)
         return [Alloc(Buffer("acc", acc, lanes, Space.LOCAL)), zero, *run, store]
 
     whole, tail = divmod(length, lanes)

@@ -10,7 +10,7 @@ from math import prod
 
 from dlc.codegen.amx_fixed import AmxFixedKernel
 from dlc.codegen.amx_pairs import amx_pairs_kernel
-from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of
+from dlc.codegen.contract_analysis import OUT, Problem, analyze, extent_of, output_steps
 from dlc.codegen.contract_blocking import DIRECT, LOCAL, PACKED, can_block, choose_blocking
 from dlc.codegen.contract_dot import dot_kernel, dot_tiles, fits_dot, sides
 from dlc.codegen.contract_generic import epilogue_kernel, generic_kernel, sum_kernel
@@ -37,6 +37,7 @@ from dlc.ir.contraction import ContractSpec, group_shape
 from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.kernel import Kernel
 from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
+from dlc.ir.placement import Layout
 from dlc.ir.types import DType, TensorType, bfloat16, float32, float64
 
 FEW_VECTORS = 3
@@ -51,6 +52,7 @@ class Request:
     """A contraction with its epilogue, and for what it is lowered; ``label`` differs between different contractions.
 
     ``constants`` numbers the operands (0, 1) known to be the same in every run: packing them costs nothing.
+    ``layout`` is that of the output if it is not contiguous.
     """
 
     spec: ContractSpec
@@ -61,16 +63,29 @@ class Request:
     target: CpuTarget
     threads: int
     constants: frozenset[int]
+    layout: Layout | None = None
 
     @cached_property
     def label(self) -> str:
         epilogue = self.epilogue
-        text = repr((str(self.spec), sorted(self.extents.items()), self.lhs, self.rhs, epilogue.body, epilogue.inputs))
+        parts = (str(self.spec), sorted(self.extents.items()), self.lhs, self.rhs, epilogue.body, epilogue.inputs)
+        text = repr(parts if self.layout is None else (*parts, self.layout))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def analyzed(self) -> Problem | None:
         """Return the contraction over affine reads with its epilogue; None if the epilogue does not fit."""
-        return analyze(self.spec, self.extents, self.lhs, self.rhs, self.epilogue)
+        return analyze(self.spec, self.extents, self.lhs, self.rhs, self.epilogue, self.layout)
+
+    def takes(self, layout: Layout) -> bool:
+        """Tell whether the output may lie in ``layout``: its dimensions fit, and rows that run as one still do."""
+        if output_steps(self.spec, self.extents, layout) is None:
+            return False
+        whole, placed = self.analyzed(), replace(self, layout=layout).analyzed()
+        return whole is None or placed is None or _axes(whole) == _axes(placed)
+
+
+def _axes(problem: Problem) -> list[int]:
+    return [len(axes) for axes in (problem.batch, problem.rows, problem.columns)]
 
 
 def lower_contraction(
@@ -83,14 +98,19 @@ def lower_contraction(
     threads: int,
     constants: frozenset[int] = frozenset(),
     result: DType | None = None,
+    layout: Layout | None = None,
 ) -> Lowered:
     """Return the kernel calls that compute ``epilogue(contract(lhs, rhs))``, products added in ``result``.
 
     Inputs of the result are lhs, rhs, then the epilogue's; its one output has the shape of the output side.
-    ``constants`` numbers the operands (0, 1) known to be the same in every run: packing them costs nothing.
+    ``constants`` numbers the operands (0, 1) known to be the same in every run: packing them costs nothing. The output
+    is placed as ``layout`` says where that costs nothing.
     """
     known = {name: int(extent) for name, extent in extents.items()}
-    return _lowered(Request(spec, known, lhs, rhs, epilogue, target, threads, constants), result or lhs.dtype)
+    request = Request(spec, known, lhs, rhs, epilogue, target, threads, constants)
+    if layout is None or 0 in known.values() or not request.takes(layout):
+        return _lowered(request, result or lhs.dtype)
+    return replace(_lowered(replace(request, layout=layout), result or lhs.dtype), placed=(0,))
 
 
 def _lowered(request: Request, result: DType) -> Lowered:
@@ -112,6 +132,7 @@ def _lowered(request: Request, result: DType) -> Lowered:
         request.epilogue,
         request.target,
         f"contract_{request.label}",
+        request.layout,
     )
     operands = (_input(0), _input(1), OUTPUT, *_epilogue_inputs(request))
     return Lowered((KernelCall(kernel, operands, problem.flops if problem else 0),))
@@ -174,7 +195,8 @@ def _combined(sums: Lowered, partial: Problem, request: Request) -> Lowered:
     """The partial sums into a temporary, then their sums with the epilogue."""
     parts, label = partial.batch[0].extent, f"sum_{request.label}"
     between = TensorType(partial.dtype, (partial.sizes[OUT],))
-    kernel = sum_kernel(request.spec, request.extents, between, parts, request.epilogue, request.target, label)
+    spec, extents, epilogue = request.spec, request.extents, request.epilogue
+    kernel = sum_kernel(spec, extents, between, parts, epilogue, request.target, label, request.layout)
     return _followed(sums, between, kernel, request)
 
 
@@ -334,9 +356,9 @@ def _reads_in_place(problem: Problem) -> bool:
 def _two_steps(request: Request, result: DType) -> Lowered:
     """The contraction into a temporary, then the epilogue in a kernel of its own."""
     spec, extents, label = request.spec, request.extents, f"epilogue_{request.label}"
-    first = _lowered(replace(request, epilogue=no_epilogue(result)), result)
+    first = _lowered(replace(request, epilogue=no_epilogue(result), layout=None), result)
     between = TensorType(result, group_shape(spec.output, extents))
-    kernel = epilogue_kernel(spec, extents, between, request.epilogue, request.target, label)
+    kernel = epilogue_kernel(spec, extents, between, request.epilogue, request.target, label, request.layout)
     return _followed(first, between, kernel, request)
 
 

@@ -5,9 +5,10 @@ Each part sums into an output of its own; a further kernel adds the parts in ord
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem
+from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of
 from dlc.codegen.contract_blocking import SMALL_FLOPS
 from dlc.ir.epilogue import no_epilogue
 
@@ -58,7 +59,9 @@ def _busy(units: int, threads: int) -> float:
 
 
 def _partial_sums(problem: Problem, parts: int, number: int) -> Problem:
-    size = problem.sizes[OUT]
+    outputs = [*problem.batch, *problem.rows, *problem.columns]
+    size = extent_of(outputs)
+    dense = _dense(outputs)
     split = problem.depth[number]
     block = split.extent // parts
     strides = [stride * block for stride in split.strides]
@@ -67,15 +70,25 @@ def _partial_sums(problem: Problem, parts: int, number: int) -> Problem:
     depth = (*problem.depth[:number], *([rest] if block > 1 else []), *problem.depth[number + 1 :])
     return replace(
         problem,
-        batch=_bare((LoopAxis(parts, tuple(strides)), *problem.batch)),
-        rows=_bare(problem.rows),
-        columns=_bare(problem.columns),
+        batch=_bare((LoopAxis(parts, tuple(strides)), *(dense[axis] for axis in problem.batch))),
+        rows=_bare(tuple(dense[axis] for axis in problem.rows)),
+        columns=_bare(tuple(dense[axis] for axis in problem.columns)),
         depth=_bare(depth),
         sizes=(*problem.sizes[:OUT], parts * size),
         body=no_epilogue(problem.dtype).body,
         out_dtype=problem.dtype,
         reads=(),
     )
+
+
+def _dense(axes: Sequence[LoopAxis]) -> dict[LoopAxis, LoopAxis]:
+    """Return axes of the output with the strides that they have where it is contiguous, wherever it lies."""
+    found: dict[LoopAxis, LoopAxis] = {}
+    step = 1
+    for axis in sorted(axes, key=lambda a: a.strides[OUT]):
+        found[axis] = LoopAxis(axis.extent, (*axis.strides[:OUT], step, *axis.strides[OUT + 1 :]))
+        step *= axis.extent
+    return found
 
 
 def _bare(axes: tuple[LoopAxis, ...]) -> tuple[LoopAxis, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dlc.codegen.places import Place
 from dlc.ir.cost import distinct
 from dlc.ir.expr import Expr, Horizontal, Load
 from dlc.ir.kernel import (
@@ -34,6 +35,7 @@ class KernelBuilder:
 
     def __init__(self, input_types: Sequence[TensorType], output_types: Sequence[TensorType]) -> None:
         self.types: dict[str, TensorType] = {}
+        self.sizes: dict[str, int] = {}
         self.operands: dict[str, Operand] = {}
         self.temporaries: list[TensorType] = []
         for kind, types in ((OperandKind.INPUT, input_types), (OperandKind.OUTPUT, output_types)):
@@ -43,6 +45,7 @@ class KernelBuilder:
     def _add(self, operand: Operand, type_: TensorType) -> str:
         name = f"{_PREFIX[operand.kind]}{operand.index}"
         self.types[name] = type_
+        self.sizes[name] = int(type_.size)
         self.operands[name] = operand
         return name
 
@@ -50,6 +53,11 @@ class KernelBuilder:
         """Add a temporary and return its name."""
         self.temporaries.append(type_)
         return self._add(Operand(OperandKind.TEMPORARY, len(self.temporaries) - 1), type_)
+
+    def reach(self, place: Place) -> None:
+        """Let the buffer of ``place`` reach to its end: a tensor's elements may be apart, or lie inside another."""
+        if self.types[place.buffer].size:
+            self.sizes[place.buffer] = max(self.sizes[place.buffer], place.end)
 
     def call(
         self, name: str, body: Sequence[Stmt], note: str = "", flops: int = 0, pairs: Sequence[tuple[str, str]] = ()
@@ -62,7 +70,7 @@ class KernelBuilder:
         for buffer in used:
             type_ = self.types[buffer]
             alias = aliases.get(buffer)
-            buffers.append(Buffer(buffer, type_.dtype, int(type_.size), writable=buffer in written, aliases=alias))
+            buffers.append(Buffer(buffer, type_.dtype, self.sizes[buffer], writable=buffer in written, aliases=alias))
         kernel = Kernel(name, tuple(buffers), (), tuple(body), note)
         return KernelCall(kernel, tuple(self.operands[n] for n in used), flops)
 

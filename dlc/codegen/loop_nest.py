@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from dlc.codegen.places import Place
 from dlc.ir.compute import Axis
 from dlc.ir.cost import distinct
 from dlc.ir.expr import Apply, Const, Expr, Load, Read, Var, apply, children, const, substitute, transform
-from dlc.ir.simplify import Affine, Bounds, Simplifier, depends_on, linear_index
-from dlc.ir.types import TensorType, int64
+from dlc.ir.simplify import Affine, Bounds, Simplifier, depends_on
+from dlc.ir.types import int64
 
 _SHORTEST_SPLIT = 8
 """An innermost axis along which memory is contiguous is split into runs of at least so many: others waste vectors."""
@@ -21,21 +22,16 @@ _LONGEST_VECTOR = 16
 """Runs of at least so many fill any vector."""
 
 
-def loads(
-    expr: Expr,
-    buffer_of: Callable[[int], str],
-    type_of: Callable[[int], TensorType],
-    simplify: Simplifier,
-) -> Expr:
-    """Return ``expr`` with every Read as a Load at its simplified row-major index."""
+def loads(expr: Expr, place_of: Callable[[int], Place], simplify: Simplifier) -> Expr:
+    """Return ``expr`` with every Read as a Load from the place of its input, simplified: some may be one element."""
 
     def rule(e: Expr) -> Expr | None:
         if not isinstance(e, Read):
             return None
-        shape = tuple(int(d) for d in type_of(e.input).shape)  # type: ignore[arg-type]
-        return Load(buffer_of(e.input), linear_index(e.indices, shape, simplify), e.dtype)
+        place = place_of(e.input)
+        return Load(place.buffer, place.index(e.indices, simplify), e.dtype)
 
-    return transform(expr, rule)
+    return simplify(transform(expr, rule))
 
 
 def axis_simplifier(axes: Iterable[Axis], outer: Bounds | None = None) -> Simplifier:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from dlc.codegen.attention_parts import is_contraction
+from dlc.codegen.joins import body_of
 from dlc.codegen.lower_attention import lower_attention
 from dlc.codegen.lower_contract import lower_contract_group, renumber
 from dlc.codegen.lower_group import lower_group
@@ -18,29 +19,38 @@ from dlc.errors import CompileError
 from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.lowering import KernelCall, Lowered, inputs, outputs
 from dlc.ir.opdef import Trait
+from dlc.ir.placement import CONTIGUOUS, Placement
 
 _MOST_KNOWN = 2048
 _known: dict[tuple, Lowered] = {}
 """What equal nodes were lowered to: deep models repeat their layers."""
 
 
-def lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int] = (), alone: bool = False) -> Lowered:
+def lower(
+    node: Node,
+    target: CpuTarget,
+    threads: int,
+    constants: Collection[int] = (),
+    alone: bool = False,
+    placement: Placement = CONTIGUOUS,
+) -> Lowered:
     """Return the kernel calls of a primitive or fused node with static shapes.
 
     ``constants`` numbers the operands known to be the same in every run; a node ``alone`` in a loop is all that the
-    loop does, and its tasks are made chains through the iterations where that pays.
+    loop does, and its tasks are made chains through the iterations where that pays. ``placement`` says where tensors
+    lie that are not whole; inputs may only where the node ``reads_anywhere``.
 
     Raises:
         CompileError: the node is no primitive, runs on the host only, or has symbolic dimensions.
     """
     if not all(t.is_static for t in (*node.input_types, *node.output_types)):
         raise CompileError(f"{node!r} has symbolic dimensions; bind them before code generation")
-    key = (structure(node), target, threads, frozenset(constants), alone)
+    key = (structure(node), target, threads, frozenset(constants), alone, placement)
     known = _known.get(key)
     if known is None:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        known = _known[key] = _lower(node, target, threads, constants, alone)
+        known = _known[key] = _lower(node, target, threads, constants, alone, placement)
     return known
 
 
@@ -59,17 +69,17 @@ def structure(node: Node) -> tuple:
     return (node.op, tuple(parts), node.input_types, tuple(number[v] for v in body.outputs))
 
 
-def _lower(node: Node, target: CpuTarget, threads: int, constants: Collection[int], alone: bool) -> Lowered:
+def _lower(
+    node: Node, target: CpuTarget, threads: int, constants: Collection[int], alone: bool, placement: Placement
+) -> Lowered:
     if node.op.kernel is not None:
         kernel = node.op.kernel(node.input_types, node.output_types, node.attributes)
         return Lowered((KernelCall(kernel, inputs(len(node.inputs)) + outputs(len(node.outputs))),))
-    if node.op.compute is not None:
-        return _lower_body((node,), node.inputs, node.outputs, target, threads, constants, alone)
-    body = node.attributes.get("body")
-    if node.op.name != "fused" or not isinstance(body, Graph):
+    found = body_of(node)
+    if found is None:
         reason = "runs in the interpreter only" if node.op.has(Trait.HOST) else "is no primitive; expand it first"
         raise CompileError(f"{node!r} cannot be lowered: {node.op.name} {reason}")
-    return _lower_body(body.nodes, body.inputs, body.outputs, target, threads, constants, alone)
+    return _lower_body(*found, target, threads, constants, alone, placement)
 
 
 def _lower_body(
@@ -80,17 +90,18 @@ def _lower_body(
     threads: int,
     constants: Collection[int],
     alone: bool,
+    placement: Placement,
 ) -> Lowered:
     distinct = tuple(dict.fromkeys(operands))  # a node may read one value twice
     contractions = sum(is_contraction(n) for n in nodes) if results[0].type.size != 0 else 0
+    first = [operands.index(v) for v in distinct]
     if contractions > 1:
         lowered = lower_attention(nodes, distinct, results[0], target, threads)
     elif contractions:
-        first = [operands.index(v) for v in distinct]
         fixed = {k for k, position in enumerate(first) if position in constants}
-        lowered = lower_contract_group(nodes, distinct, results, target, threads, fixed, alone)
+        lowered = lower_contract_group(nodes, distinct, results, target, threads, fixed, alone, placement.outputs)
     else:
-        lowered = lower_group(nodes, distinct, results, target, threads)
+        lowered = lower_group(nodes, distinct, results, target, threads, placement.of_inputs(first))
     if len(distinct) == len(operands):
         return lowered
-    return renumber(lowered, [operands.index(v) for v in distinct])
+    return renumber(lowered, first)

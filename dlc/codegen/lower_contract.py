@@ -22,6 +22,7 @@ from dlc.ir.expr import Expr, Read, Var, substitute, transform
 from dlc.ir.graph import Node, Value
 from dlc.ir.lowering import KernelCall, Lowered, Operand, OperandKind
 from dlc.ir.opdef import Trait
+from dlc.ir.placement import Layout, Placement
 from dlc.ir.simplify import Simplifier, linear_index, unravel
 
 
@@ -33,12 +34,14 @@ def lower_contract_group(
     threads: int,
     constants: Collection[int] = (),
     alone: bool = False,
+    wanted: Sequence[tuple[int, Layout]] = (),
 ) -> Lowered:
     """Return the calls of a body with one contraction and pointwise nodes that follow it.
 
     ``constants`` numbers the ``inputs`` known to be the same in every run; a node ``alone`` in a loop is all that the
-    loop does.
+    loop does. Outputs are ``wanted`` in layouts, by number, which schedules may refuse.
     """
+    layout = dict(wanted).get(0) if len(outputs) == 1 else None
     contraction = next(n for n in nodes if n.op.has(Trait.CONTRACTION))
     position = {v: k for k, v in enumerate(inputs)}
     if any(v not in position for v in contraction.inputs):
@@ -46,7 +49,7 @@ def lower_contract_group(
     rest = [n for n in nodes if n is not contraction]
     fixed = frozenset(k for k, v in enumerate(contraction.inputs) if position[v] in constants)
     if not rest:
-        lowered = _contract(contraction, no_epilogue(contraction.outputs[0].type.dtype), target, threads, fixed)
+        lowered = _contract(contraction, no_epilogue(contraction.outputs[0].type.dtype), target, threads, fixed, layout)
         return renumber(lowered, [position[v] for v in contraction.inputs])
     sliced = lower_slices(contraction, rest, inputs, outputs, target, threads, fixed, alone)
     if sliced is not None:
@@ -54,19 +57,26 @@ def lower_contract_group(
     group = ComputeGroup((*inputs, contraction.outputs[0]), rest)
     found = epilogue_of(contraction, group, outputs[0]) if len(outputs) == 1 else None
     if found is None:
-        return _separately(contraction, rest, inputs, outputs, target, threads, fixed)
+        return _separately(contraction, rest, inputs, outputs, target, threads, fixed, wanted)
     epilogue, extra = found
-    lowered = _contract(contraction, epilogue, target, threads, fixed)
+    lowered = _contract(contraction, epilogue, target, threads, fixed, layout)
     return renumber(lowered, [*(position[v] for v in contraction.inputs), *(position[v] for v in extra)])
 
 
-def _contract(node: Node, epilogue: Epilogue, target: CpuTarget, threads: int, constants: frozenset[int]) -> Lowered:
+def _contract(
+    node: Node,
+    epilogue: Epilogue,
+    target: CpuTarget,
+    threads: int,
+    constants: frozenset[int],
+    layout: Layout | None = None,
+) -> Lowered:
     lhs, rhs = node.input_types
     spec = parse_spec(node.attributes["spec"])
     extents = infer_extents(spec, lhs.shape, rhs.shape, dict(node.attributes["sizes"]))
     static = {name: int(extent) for name, extent in extents.items()}  # type: ignore[call-overload]
     result = node.outputs[0].type.dtype
-    return lower_contraction(spec, static, lhs, rhs, epilogue, target, threads, constants, result)
+    return lower_contraction(spec, static, lhs, rhs, epilogue, target, threads, constants, result, layout)
 
 
 def renumber(lowered: Lowered, numbers: Sequence[int]) -> Lowered:
@@ -136,12 +146,14 @@ def _separately(
     target: CpuTarget,
     threads: int,
     constants: frozenset[int],
+    wanted: Sequence[tuple[int, Layout]],
 ) -> Lowered:
     """The contraction into a temporary, then the rest as a group of its own."""
     position = {v: k for k, v in enumerate(inputs)}
     plain = _contract(contraction, no_epilogue(contraction.outputs[0].type.dtype), target, threads, constants)
     first = renumber(plain, [position[v] for v in contraction.inputs])
-    second = lower_group(rest, (*inputs, contraction.outputs[0]), outputs, target, threads)
+    placement = Placement(outputs=tuple(wanted))
+    second = lower_group(rest, (*inputs, contraction.outputs[0]), outputs, target, threads, placement)
     between = Operand(OperandKind.TEMPORARY, len(first.temporaries) + len(second.temporaries))
     calls = [_moved(c, {Operand(OperandKind.OUTPUT, 0): between}) for c in first.calls]
     moves = {
@@ -151,7 +163,8 @@ def _separately(
     moves[Operand(OperandKind.INPUT, len(inputs))] = between
     calls += [_moved(c, moves) for c in second.calls]
     in_place = tuple((written, read) for written, read in second.in_place if read < len(inputs))
-    return Lowered(tuple(calls), (*first.temporaries, *second.temporaries, contraction.outputs[0].type), in_place)
+    temporaries = (*first.temporaries, *second.temporaries, contraction.outputs[0].type)
+    return Lowered(tuple(calls), temporaries, in_place, second.placed)
 
 
 def _moved(call: KernelCall, moves: dict[Operand, Operand]) -> KernelCall:

@@ -16,6 +16,7 @@ from dlc.codegen.compute_group import ComputeGroup
 from dlc.codegen.contract_schedule import lower_contraction
 from dlc.codegen.in_place import pointwise_pairs
 from dlc.codegen.loop_nest import axis_simplifier, loads
+from dlc.codegen.places import whole
 from dlc.codegen.schedule_pointwise import Assignment, pointwise_body
 from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis, Compute
@@ -326,7 +327,7 @@ class _Composition:
             body = self._from_block(simplify(substitute(computes[value].body, mapping)), group, axes, simplify)
             if body is None:
                 return None
-            body = loads(body, "x{}".format, group.source_type, simplify)
+            body = loads(body, lambda k: whole(f"x{k}", group.source_type(k)), simplify)
             assignments.append(Assignment(f"y{number}", index, body))
         values = [a.value for a in assignments]
         steps = _steps([index, *values], axes[-1].var, simplify)

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from dlc.codegen.bindings import stays
 from dlc.codegen.combiners import POSITIONS
 from dlc.codegen.compute_group import ComputeGroup
 from dlc.codegen.loop_nest import loads
+from dlc.codegen.places import Place
 from dlc.codegen.row_problem import Keep, Reduction, RowProblem, Stage, Write
 from dlc.ir.compute import Axis, Compute
 from dlc.ir.cost import distinct, node_cost
@@ -38,11 +40,11 @@ class Space:
 
 
 def row_problem(
-    group: ComputeGroup, outputs: Sequence[Value], buffer_of: Mapping[Value, str], names: Mapping[int, str]
+    group: ComputeGroup, outputs: Sequence[Value], results: Mapping[Value, Place], sources: Mapping[int, Place]
 ) -> RowProblem | None:
     """Return the group as one row problem writing ``outputs``, or None where its parts do not share rows.
 
-    ``buffer_of`` names the buffers of outputs, ``names`` (source number -> buffer) those of the inputs.
+    ``results`` says where outputs are written, ``sources`` (by source number) where inputs are read.
     """
     reductions = group.reductions
     if not reductions:
@@ -50,12 +52,12 @@ def row_problem(
     computes = group.inline(())
     space = _space_of(group, reductions[0])
     simplify = Simplifier(space.bounds)
-    builder = _Builder(group, space, simplify, names)
+    builder = _Builder(group, space, simplify, sources)
     for value in reductions:
         if not builder.add_reduction(value, computes[value]):
             return None
     for value in outputs:
-        if not builder.add_output(value, computes[value], buffer_of[value]):
+        if not builder.add_output(value, computes[value], results[value]):
             return None
     return builder.problem()
 
@@ -77,11 +79,11 @@ def _space_of(group: ComputeGroup, value: Value) -> Space:
 
 
 class _Builder:
-    def __init__(self, group: ComputeGroup, space: Space, simplify: Simplifier, names: Mapping[int, str]) -> None:
+    def __init__(self, group: ComputeGroup, space: Space, simplify: Simplifier, sources: Mapping[int, Place]) -> None:
         self.group = group
         self.space = space
         self.simplify = simplify
-        self.names = names
+        self.sources = sources
         self.results: dict[Value, Var] = {}
         self.levels: dict[Var, int] = {}
         self.reductions: dict[int, list[Reduction]] = {}
@@ -146,12 +148,12 @@ class _Builder:
                 mapping[var] = const(0)
         return mapping
 
-    def add_output(self, value: Value, compute: Compute, buffer: str) -> bool:
+    def add_output(self, value: Value, compute: Compute, place: Place) -> bool:
         """Add the write of an output: a reduction's result, a value per row, or a value per element."""
         space = self.space
         if value in self.results:
-            index = linear_index(self.indices[value], compute.shape, self.simplify)
-            self.row_writes.append(Write(buffer, index, self.results[value]))
+            index = place.index(self.indices[value], self.simplify)
+            self.row_writes.append(Write(place.buffer, index, self.results[value]))
             return True
         size = prod(compute.shape)
         kept_size = prod(a.extent for a in space.kept)
@@ -167,7 +169,9 @@ class _Builder:
         body = self._expression(compute.body, mapping)
         if body is None:
             return False
-        write = Write(buffer, position, body)
+        write = Write(place.buffer, place.at(position, self.simplify), body)
+        if stays(write.buffer, write.index, body):
+            return True
         if is_row or (not depends_on(position, {a.var for a in space.reduced}) and axes is space.kept):
             self.row_writes.append(write)
         else:
@@ -187,14 +191,14 @@ class _Builder:
                     if expr.indices != self.indices[value]:
                         failed = True
                     return self.results[value]
-                if expr.input not in self.names:
+                if expr.input not in self.sources:
                     failed = True
             return None
 
         named = transform(moved, rule)
         if failed:
             return None
-        return loads(named, self.names.__getitem__, self.group.source_type, self.simplify)
+        return loads(named, self.sources.__getitem__, self.simplify)
 
     def _level(self, expr: Expr) -> int:
         found = [self.levels[e] for e in distinct([expr]) if isinstance(e, Var) and e in self.levels]

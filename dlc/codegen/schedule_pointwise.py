@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from dlc.codegen.bindings import names, place, write_all
+from dlc.codegen.bindings import names, place, stays, write_all
 from dlc.codegen.loop_nest import Space, axis_simplifier, normalize
 from dlc.codegen.schedule_loops import (
     TaskSplit,
@@ -134,21 +134,24 @@ class PointwiseSchedule:
                 inner = [piece, *axes[position + 1 :]] if high - low > 1 else list(axes[position + 1 :])
                 space = normalize(Space([inner], moved, _without(narrow, inner)))
                 statements += self._nest(space.axes, space.exprs, space.simplifier)
-            return serial_nest(axes[:position], statements)
+            return serial_nest(axes[:position], statements) if statements else []
         return self._leaf(axes, exprs)
 
     # -- leaves -----------------------------------------------------------------------------------
 
-    def _stores(self, exprs: Sequence[Expr]) -> list[Stmt]:
+    def _writes(self, exprs: Sequence[Expr]) -> list[tuple[str, Expr, Expr]]:
         count = len(self.targets)
-        return list(write_all(list(zip(self.targets, exprs[:count], exprs[count:], strict=True)), self.fresh))
+        return list(zip(self.targets, exprs[:count], exprs[count:], strict=True))
 
     def _leaf(self, axes: Sequence[Axis], exprs: Sequence[Expr]) -> list[Stmt]:
         """A nest without undecided selections on one axis: serial loops around vectors."""
-        count, depth = len(self.targets), len(axes)
+        writes = [w for w in self._writes(exprs) if not stays(*w)]
+        if not writes:
+            return []
+        depth = len(axes)
         levels = {a.var: k + 1 for k, a in enumerate(axes)}
-        lets, values = place(exprs[count:], levels, depth, self.fresh)
-        stores = self._stores([*exprs[:count], *values])
+        lets, values = place([value for _, _, value in writes], levels, depth, self.fresh)
+        stores = write_all([(b, i, v) for (b, i, _), v in zip(writes, values, strict=True)], self.fresh)
         if not axes:
             return [*lets[0], *stores]
         inner = axes[-1]
@@ -161,7 +164,7 @@ class PointwiseSchedule:
     ) -> list[Stmt]:
         count, inner = len(self.targets), axes[-1]
         lets, values = place(exprs[count:], {inner.var: 1}, 1, self.fresh)
-        stores = self._stores([*exprs[:count], *values])
+        stores = write_all(self._writes([*exprs[:count], *values]), self.fresh)
         chunk = vector_chunk(
             inner.var, task, split.chunk, split.tasks, inner.extent, lanes, unroll, [*lets[1], *stores]
         )

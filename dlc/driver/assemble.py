@@ -8,27 +8,28 @@ invariants run before their loop. Nothing is decided here about code or memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dlc.driver.homes import ALIASES, WITHOUT_STEPS, Residents, find_homes
 from dlc.errors import CompileError
 from dlc.ir.attributes import Literal
 from dlc.ir.graph import Graph, InputSpec, Node, Role, Value
 from dlc.ir.kernel import Kernel
 from dlc.ir.lowering import Lowered, OperandKind
 from dlc.ir.opdef import Trait
+from dlc.ir.placement import Placement
 from dlc.ir.plan import LoopBegin, LoopEnd, SlotKind
 from dlc.ir.program import CallStep, CopyStep, Program, ProgramBuffer, ProgramStep, View
 from dlc.ir.types import DType, TensorType
 
 LOAD_LEVEL = 0  # runs once, when the executable is made
 RUN_LEVEL = 1  # runs once per run; loops nest above it
-_WITHOUT_STEPS = ("constant", "reshape", "barrier")
 
-Lower = Callable[[Node, frozenset[int], bool], Lowered]
-"""Lowers a node: told which of its operands are known before, and whether the node is all that a loop does."""
+Lower = Callable[[Node, frozenset[int], bool, Placement], Lowered]
+"""Lowers a node: told which operands are known before, whether it is all that a loop does, and where tensors lie."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,18 @@ class Assembler:
     def graph(self, graph: Graph, inputs: Sequence[View]) -> list[View]:
         """Add the steps of every node; return the views of the outputs."""
         views: dict[Value, View] = dict(zip(graph.inputs, inputs, strict=True))
-        alone = sum(node.op.name not in _WITHOUT_STEPS for node in graph.nodes) == 1
+        alone = sum(node.op.name not in WITHOUT_STEPS for node in graph.nodes) == 1
+        residents = find_homes(graph)
         for node in graph.nodes:
             operands = [views[v] for v in node.inputs]
-            views.update(zip(node.outputs, self.node(node, operands, alone), strict=True))
+            views.update(zip(node.outputs, self.node(node, operands, alone, residents), strict=True))
         return [views[v] for v in graph.outputs]
 
-    def node(self, node: Node, operands: Sequence[View], alone: bool) -> list[View]:
-        """Add the steps of one node, ``alone`` in its graph or not; return the views of its results."""
+    def node(self, node: Node, operands: Sequence[View], alone: bool, residents: Residents) -> list[View]:
+        """Add the steps of one node, ``alone`` in its graph or not; return the views of its results.
+
+        Some of the graph's values are, or become, ``residents`` of others.
+        """
         if node.op.has(Trait.HOST) or node.op.is_composite:
             raise CompileError(
                 f"{node!r} cannot be compiled: {node.op.name} runs in the interpreter only; "
@@ -108,21 +113,30 @@ class Assembler:
             )
         if node.op.name == "constant":
             return [self.literal(node.attributes["value"], node.outputs[0].type)]
-        if node.op.name in _WITHOUT_STEPS:  # the same bytes, under another shape or at another time
+        if node.op.name in ALIASES:  # the same bytes, under another shape or at another time
             return [operands[0]]
         if node.op.name == "scan":
             return self.scan(node, operands)
         # In a loop everything known before it counts: what is packed of it is packed once.
         here = len(self.streams) - 1
         fixed = frozenset(k for k, view in enumerate(operands) if self.level_of(view) < here)
-        return self.calls(node, operands, self.lower(node, fixed, alone and here > RUN_LEVEL))
+        placement = residents.placement(node, wished=len(fixed) < len(operands))
+        lowered = self.lower(node, fixed, alone and here > RUN_LEVEL, placement)
+        places = residents.places(
+            node, placement, lowered.placed, lambda h: self.buffer(SlotKind.ARENA, h.node.label, h.holder.type, here)
+        )
+        return self.calls(node, operands, lowered, places)
 
-    def calls(self, node: Node, operands: Sequence[View], lowered: Lowered) -> list[View]:
-        """Add the kernel calls of a lowered node, each at the level of its operands."""
-        results: dict[tuple[OperandKind, int], View] = {}
-        types = {OperandKind.OUTPUT: node.output_types, OperandKind.TEMPORARY: lowered.temporaries}
+    def calls(self, node: Node, operands: Sequence[View], lowered: Lowered, places: Mapping[int, View]) -> list[View]:
+        """Add the kernel calls of a lowered node, each at the level of its operands; some outputs have ``places``."""
+        results: dict[tuple[OperandKind, int], View] = {(OperandKind.OUTPUT, k): view for k, view in places.items()}
+        types = {
+            OperandKind.INPUT: node.input_types,
+            OperandKind.OUTPUT: node.output_types,
+            OperandKind.TEMPORARY: lowered.temporaries,
+        }
         used = Counter(key for call in lowered.calls for key in {(o.kind, o.index) for o in call.operands})
-        for call, level in zip(lowered.calls, self.call_levels(node, operands, lowered), strict=True):
+        for call, level in zip(lowered.calls, self.call_levels(operands, lowered, places), strict=True):
             views = []
             for operand in call.operands:
                 key = (operand.kind, operand.index)
@@ -133,14 +147,16 @@ class Assembler:
                     type_ = types[operand.kind][operand.index]
                     results[key] = self.buffer(SlotKind.ARENA, node.label, type_, level)
                 views.append(results[key])
-            places = {(o.kind, o.index): p for p, o in enumerate(call.operands)}
+            numbers = {(o.kind, o.index): p for p, o in enumerate(call.operands)}
             pairs = [
                 ((OperandKind.OUTPUT, o), (OperandKind.INPUT, i))
                 for o, i in lowered.in_place
-                if used[OperandKind.OUTPUT, o] == used[OperandKind.INPUT, i] == 1  # by this call alone
+                if o not in places
+                and used[OperandKind.OUTPUT, o] == used[OperandKind.INPUT, i] == 1  # by this call alone
             ]
-            in_place = tuple((places[o], places[i]) for o, i in pairs if o in places and i in places)
-            step = CallStep(call.kernel, tuple(views), node.label, call.flops, in_place, call.split)
+            in_place = tuple((numbers[o], numbers[i]) for o, i in pairs if o in numbers and i in numbers)
+            nbytes = tuple(int(types[o.kind][o.index].nbytes) for o in call.operands)
+            step = CallStep(call.kernel, tuple(views), node.label, call.flops, in_place, call.split, nbytes)
             self.streams[level].append(step)
         missing = [k for k in range(len(node.outputs)) if (OperandKind.OUTPUT, k) not in results]
         for k in missing:  # an empty tensor: nothing writes it
@@ -149,9 +165,9 @@ class Assembler:
             results[OperandKind.OUTPUT, k] = self.buffer(SlotKind.ARENA, node.label, node.outputs[k].type, LOAD_LEVEL)
         return [results[OperandKind.OUTPUT, k] for k in range(len(node.outputs))]
 
-    def call_levels(self, node: Node, operands: Sequence[View], lowered: Lowered) -> list[int]:
+    def call_levels(self, operands: Sequence[View], lowered: Lowered, places: Mapping[int, View]) -> list[int]:
         """Return the level of each call: that of its operands, and one for all calls that write the same buffer."""
-        known: dict[tuple[OperandKind, int], int] = {}
+        known = {(OperandKind.OUTPUT, k): self.levels[view.buffer] for k, view in places.items()}
         levels = [LOAD_LEVEL] * len(lowered.calls)
         changed = True
         while changed:

@@ -25,6 +25,7 @@ from dlc.ir.graph import Graph, Node
 from dlc.ir.kernel import Kernel
 from dlc.ir.lowering import Lowered
 from dlc.ir.opdef import Mode
+from dlc.ir.placement import Placement
 from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, SlotKind
 from dlc.ir.types import DType
 from dlc.passes.bind import bind
@@ -92,8 +93,8 @@ def assemble_graphs(
     """Lower every node and assemble the programs; ``take`` is given every kernel as soon as it is made."""
     copies: dict[tuple[DType, int], Kernel] = {}
 
-    def lowered(node: Node, fixed: frozenset[int], alone: bool) -> Lowered:
-        made = lower(node, target, threads, fixed, alone)
+    def lowered(node: Node, fixed: frozenset[int], alone: bool, placement: Placement) -> Lowered:
+        made = lower(node, target, threads, fixed, alone, placement)
         for call in made.calls:
             take(call.kernel)
         return made

@@ -24,7 +24,7 @@ class OperandKind(StrEnum):
 
 @dataclass(frozen=True)
 class Operand:
-    """One buffer of a kernel call, whole and contiguous (row-major)."""
+    """One buffer of a kernel call, contiguous (row-major) unless the node's ``Placement`` says otherwise."""
 
     kind: OperandKind
     index: int
@@ -48,12 +48,14 @@ class Lowered:
     """Calls in order; types of temporaries; pairs (output, input) that may share memory.
 
     A pair is listed only where every element of the input is read before the same element of the
-    output is written, in every thread.
+    output is written, in every thread. ``placed`` numbers the outputs that are written as the caller's ``Placement``
+    wants them; others are whole and contiguous.
     """
 
     calls: tuple[KernelCall, ...]
     temporaries: tuple[TensorType, ...] = ()
     in_place: tuple[tuple[int, int], ...] = ()
+    placed: tuple[int, ...] = ()
 
 
 def inputs(count: int) -> tuple[Operand, ...]:

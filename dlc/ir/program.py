@@ -40,7 +40,8 @@ class View:
 class CallStep:
     """Run ``kernel`` on ``views``; ``in_place`` lists (written, read) view positions that may share memory.
 
-    ``split`` numbers the views of which task k of n touches nothing but the k-th of n equal parts.
+    ``split`` numbers the views of which task k of n touches nothing but the k-th of n equal parts. ``nbytes`` gives the
+    bytes of what each view shows, where that may be less than the kernel's buffer reaches over.
     """
 
     kernel: Kernel
@@ -49,6 +50,7 @@ class CallStep:
     flops: int = 0
     in_place: tuple[tuple[int, int], ...] = ()
     split: tuple[int, ...] = ()
+    nbytes: tuple[int, ...] = ()
 
     @property
     def reads(self) -> tuple[View, ...]:

@@ -15,6 +15,7 @@ from math import gcd
 import numpy as np
 
 from dlc.ir.expr import Apply, Const, Expr, Load, Read, Var, apply, children, const, with_children
+from dlc.ir.placement import row_major
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.ir.types import bool_, int64
 
@@ -516,14 +517,19 @@ def _fold_cast(expr: Apply, operand: Const) -> Expr:
     return expr
 
 
-def linear_index(indices: tuple[Expr, ...], shape: tuple[int, ...], simplify: Callable[[Expr], Expr]) -> Expr:
-    """Return the row-major position of ``indices`` in ``shape``, simplified."""
-    total: Expr = const(0)
-    stride = 1
-    for index, extent in zip(reversed(indices), reversed(shape), strict=True):
+def strided_index(
+    indices: Sequence[Expr], strides: Sequence[int], start: int, simplify: Callable[[Expr], Expr]
+) -> Expr:
+    """Return ``start`` plus ``indices`` times ``strides``, simplified."""
+    total: Expr = const(start)
+    for index, stride in zip(reversed(indices), reversed(strides), strict=True):
         total = apply("add", total, apply("mul", index, const(stride)))
-        stride *= extent
     return simplify(total)
+
+
+def linear_index(indices: Sequence[Expr], shape: Sequence[int], simplify: Callable[[Expr], Expr]) -> Expr:
+    """Return the row-major position of ``indices`` in ``shape``, simplified."""
+    return strided_index(indices, row_major(shape), 0, simplify)
 
 
 def unravel(position: Expr, shape: Sequence[int], simplify: Callable[[Expr], Expr]) -> list[Expr]:

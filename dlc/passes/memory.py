@@ -318,7 +318,8 @@ def _overlap(program: Program, offsets: Mapping[int, int], a: int, b: int) -> bo
 def _traffic(buffers: Sequence[ProgramBuffer], call: CallStep) -> int:
     """Return the bytes that one call touches, each once: of a window that moves with a loop, one iteration's."""
     windows: dict[int, dict[View, int]] = defaultdict(dict)
-    for view, parameter in zip(call.views, call.kernel.buffers, strict=True):
+    for number, (view, parameter) in enumerate(zip(call.views, call.kernel.buffers, strict=True)):
         whole = buffers[view.buffer].nbytes
-        windows[view.buffer][view] = whole if parameter.size is None else parameter.size * parameter.dtype.itemsize
+        reached = whole if parameter.size is None else parameter.size * parameter.dtype.itemsize
+        windows[view.buffer][view] = call.nbytes[number] if call.nbytes else reached
     return sum(min(sum(sizes.values()), buffers[number].nbytes) for number, sizes in windows.items())

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 ALIGNMENT = 64
 MOST_TIGHT = 4096
 """Buffers up to which the tight way, whose time grows with their square, is tried."""
+MOST_LEFT_OVER = 1 << 20
+"""Bytes beside the peak, or a third of it, that a sweep may leave for memory that is likely to be in cache."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,14 @@ class Offsets:
 def assign_offsets(sizes: Mapping[int, int], live: Mapping[int, tuple[int, int]], tight: bool = False) -> Offsets:
     """Place buffers of ``sizes`` bytes that are ``live`` from a first to a last step, both included.
 
-    Where the sweep needs more than the peak, ``tight`` tries the other way as well and takes what is smaller.
+    Where the sweep needs more than the peak, ``tight`` tries the other way as well and takes what is smaller. That is
+    done, too, where the sweep leaves very much between buffers.
     """
     rounded = {buffer: -(-max(sizes[buffer], 1) // ALIGNMENT) * ALIGNMENT for buffer in live}
     swept = _sweep(rounded, live)
-    if not tight or swept.arena_bytes == swept.peak_bytes or len(live) > MOST_TIGHT:
+    left_over = swept.arena_bytes - swept.peak_bytes
+    most = 0 if tight else max(MOST_LEFT_OVER, swept.peak_bytes // 3)
+    if left_over <= most or len(live) > MOST_TIGHT:
         return swept
     places = _large_first(rounded, live)
     arena_bytes = max(places[b] + rounded[b] for b in places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dlc.ir.ops  # noqa: F401 - registers the ops
 from dlc.codegen.compute_group import ComputeGroup
+from dlc.codegen.places import whole
 from dlc.codegen.row_group import row_problem
 from dlc.codegen.row_interior import interior
 from dlc.codegen.row_problem import RowProblem
@@ -18,8 +19,8 @@ def problem_of(function, *shapes: tuple[int, ...]) -> RowProblem | None:
     results = function(b, *inputs)
     outputs: list[Value] = list(results) if isinstance(results, tuple) else [results]
     group = ComputeGroup(inputs, b.nodes)
-    buffers = {v: f"y{k}" for k, v in enumerate(outputs)}
-    return row_problem(group, outputs, buffers, {k: f"x{k}" for k in range(len(inputs))})
+    results = {v: whole(f"y{k}", v.type) for k, v in enumerate(outputs)}
+    return row_problem(group, outputs, results, {k: whole(f"x{k}", v.type) for k, v in enumerate(inputs)})
 
 
 def softmax(b: Builder, x: Value, axis: int = 1) -> Value:

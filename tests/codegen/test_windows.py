@@ -9,6 +9,7 @@ import pytest
 
 import dlc.ir.ops  # noqa: F401 - registers the ops
 from dlc.codegen.compute_group import ComputeGroup
+from dlc.codegen.places import whole
 from dlc.codegen.row_group import row_problem
 from dlc.codegen.windows import Windows, cut_line, find_windows
 from dlc.ir.builder import Builder
@@ -21,8 +22,8 @@ def windows_of(function: Callable[..., Value], *shapes: tuple[int, ...]) -> Wind
     inputs = [b.input(f"i{k}", tensor_type(float32, shape)) for k, shape in enumerate(shapes)]
     result = function(b, *inputs)
     group = ComputeGroup(tuple(inputs), b.nodes)
-    names = {k: f"x{k}" for k in range(len(inputs))}
-    problem = row_problem(group, [result], {result: "y"}, names)
+    sources = {k: whole(f"x{k}", v.type) for k, v in enumerate(inputs)}
+    problem = row_problem(group, [result], {result: whole("y", result.type)}, sources)
     assert problem is not None
     return find_windows(problem.normalized())
 

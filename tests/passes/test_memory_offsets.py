@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from dlc.passes.memory_offsets import ALIGNMENT, assign_offsets
+from dlc.passes.memory_offsets import ALIGNMENT, MOST_LEFT_OVER, assign_offsets
 
 
 def random_case(seed, count=60):
@@ -43,6 +43,13 @@ def test_the_tight_way_fills_what_a_sweep_leaves_open():
     sizes, live = {0: 128, 1: 64, 2: 192}, {0: (0, 1), 1: (1, 3), 2: (2, 3)}
     assert assign_offsets(sizes, live).arena_bytes == 384
     assert assign_offsets(sizes, live, tight=True).arena_bytes == 256
+
+
+def test_a_sweep_that_leaves_very_much_gives_way():
+    size = MOST_LEFT_OVER
+    sizes, live = {0: 2 * size, 1: size, 2: 3 * size}, {0: (0, 1), 1: (1, 3), 2: (2, 3)}
+    assert assign_offsets(sizes, live).arena_bytes == assign_offsets(sizes, live, tight=True).arena_bytes == 4 * size
+    assert assign_offsets({b: n // 2 for b, n in sizes.items()}, live).arena_bytes == 3 * size
 
 
 def test_the_peak_lists_what_is_alive_then():
