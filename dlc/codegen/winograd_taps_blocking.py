@@ -14,7 +14,7 @@ from dlc.codegen.contract_cost import fma_cycles
 from dlc.codegen.fixed_blocking import choose_fixed, fixed_cycles
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.winograd_blocking import AGAIN_CYCLES, FMA_EFFICIENCY, GAIN, INPUT_CYCLES, TASK_CYCLES
-from dlc.codegen.winograd_problem import POINTS, STEP
+from dlc.codegen.winograd_problem import POINTS, REACH, STEP
 from dlc.codegen.winograd_taps_problem import TapsProblem
 
 BLOCK_TILES = 64, 32
@@ -25,6 +25,8 @@ MOST_LINE_TILES = 128
 FEWEST_POSITIONS = 1000
 """With fewer, too few terms count in a tap of ordinary data (activations and gradients half of which are zero), so
 that channels would be found out and go the direct way."""
+SMALLEST_IMAGE = 4
+"""In smaller images taps at the corners see few of the positions that pairs of channels are judged by."""
 MOST_REGIONS = 32
 """Parts of the images whose magnitudes are tallied apart."""
 VALUE_CYCLES, TALLY_CYCLES = 20.0, 2.0
@@ -87,6 +89,8 @@ def choose_taps(found: TapsProblem, target: CpuTarget, threads: int, panels_from
     """
     if found.problem.depth_count < FEWEST_POSITIONS or panels_from == PACKED:
         return None
+    if min(found.height.extent, found.width.extent) < SMALLEST_IMAGE:
+        return None
     best = best_taps_blocking(found, target, threads)
     if best is None:
         return None
@@ -130,7 +134,7 @@ def taps_cycles(found: TapsProblem, blocking: TapsBlocking, threads: int) -> flo
     inputs, values = blocking.channels // lanes, blocking.columns // lanes
     row_tiles, panels = -(-blocking.channels // tile.rows), -(-blocking.columns // tile.width)
     products = POINTS * (blocking.channels * values / 2 + row_tiles * panels) / FMA_EFFICIENCY
-    moves = inputs * INPUT_CYCLES + values * VALUE_CYCLES + STEP * STEP * (inputs + values) * TALLY_CYCLES
+    moves = inputs * INPUT_CYCLES + values * VALUE_CYCLES + STEP * (REACH * inputs + STEP * values) * TALLY_CYCLES
     tiles = found.all_lines * found.line_tiles
     blocks = -(-found.all_lines // blocking.lines)
     again = blocks * POINTS * blocking.channels * values * AGAIN_CYCLES

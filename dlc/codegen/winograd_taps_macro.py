@@ -107,7 +107,7 @@ class TapsKernel:
         last = apply("equal", self._within(), const(found.lines - 1))
         missing = found.height.extent % STEP
         values = select(last, const(STEP - missing), const(STEP)) if missing else const(STEP)
-        inputs = select(last, const(STEP - missing + MARGIN), const(STEP))
+        inputs = total(values, const(MARGIN))  # all that the line reads, what the next ones do, too
         row, panel = self.problem.row_operand, self.problem.panel_operand
         for buffer, tensor, count, pixels in (
             ("inputs_tally", row, inputs, found.line_pixels),
@@ -140,7 +140,7 @@ class TapsKernel:
             windows = Window(buffer, ZERO), Window("verdict", ZERO)
             statements.append(Call(range_kernel(lanes), windows, tuple(const(n) for n in numbers)))
         judged = (
-            lines * STEP * found.width.extent,
+            lines * (STEP + MARGIN) * found.line_pixels,
             regions,
             *(blocking.channels, 2 * blocking.channels, blocking.channels),
             *(blocking.columns // lanes, 2 * blocking.columns, blocking.columns),

@@ -1,9 +1,9 @@
 """Watches what Winograd sums over positions: a tap whose sum hangs on few of them loses digits in the transforms.
 
 A transform adds neighbours, so every tap of a pair of channels gets roundings of all products of their tiles. That
-does not show where a tap has many terms of its own. The number of terms that count is estimated for every pair,
-S^2 / N with S = sum |x| |y| and N = sum x^2 y^2, from tallies of either channel over regions of the images, within
-which the two are taken to be independent. It must not know how tiles are scheduled.
+does not show where a tap has many terms of its own. The number of terms that count is estimated for every pair, on
+the average of its taps: S^2 / N with S = sum |x| |y| and N = sum x^2 y^2, from tallies of either channel over regions
+of the images, within which the two are taken to be independent. It must not know how tiles are scheduled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dlc.ir.kernel import Accumulate, Alloc, Buffer, For, Kernel, Let, LoopKind,
 from dlc.ir.types import float32, float64, uint32
 
 FEW_TERMS = 64
-"""Terms of a tap that count: from this number on its error is below that of a chain of multiply-adds."""
+"""Terms that count: from this number on the errors of a pair's taps are below those of a chain of multiply-adds."""
 
 
 @lru_cache(maxsize=4)
@@ -85,8 +85,9 @@ def range_kernel(lanes: int) -> Kernel:
 def pairs_kernel(lanes: int) -> Kernel:
     """Return the kernel (x, y, verdict) that counts, by lanes, pairs of channels with few terms.
 
-    Scalars: ``pixels`` of a region; ``regions``; for either tensor ``channels`` or ``vectors`` of them, the elements
-    from region to region and from the sums of magnitudes to those of squares.
+    Scalars: ``pixels`` of a region that are tallied in x, so that its sums become means; ``regions``; for either tensor
+    ``channels`` or ``vectors`` of them, the elements from region to region and from the sums of magnitudes to those of
+    squares.
     """
     column = total(scaled(Var("v"), lanes), LANE)
 

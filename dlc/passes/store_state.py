@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from dlc.ir.builder import Builder
 from dlc.ir.graph import Graph, InputSpec, Node, Value
 from dlc.ir.types import TensorType
@@ -40,7 +38,7 @@ def store_state(graph: Graph, options: StoreStateOptions) -> Graph:
             continue
         stored = Value(TensorType(value.type.dtype, tuple(value.type.shape[d] for d in order)), value.hint)
         logical[value] = builder.transpose_to(stored, inverse(order))
-        initial = None if spec.initial is None else np.ascontiguousarray(spec.initial.transpose(order))
+        initial = None if spec.initial is None else spec.initial.transpose(order)  # a view: who runs it copies
         inputs.append(stored)
         specs.append(replace(spec, initial=initial))
         if spec.replaced_by is not None:

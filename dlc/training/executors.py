@@ -62,8 +62,9 @@ class InterpretedExecutor:
             self._bound[key] = bind(self.graph, {**self.binding, **binding})
         outputs = interpret(self._bound[key], {**self.state, **arrays}, self.mode)
         replaced = self.graph.signature.replacements
-        for name, input_name in replaced.items():
-            self.state[input_name][...] = outputs[name]
+        following = {input_name: outputs[name].copy() for name, input_name in replaced.items()}  # they may be old ones
+        for input_name, array in following.items():
+            self.state[input_name][...] = array
         return {name: array for name, array in outputs.items() if name not in replaced}
 
 

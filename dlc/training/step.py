@@ -108,7 +108,8 @@ class TrainingStep:
     """One compiled training step and its state; made by ``dlc.compile_training``.
 
     ``state`` maps names to the live arrays: trained parameters, running statistics, the random key, and the
-    optimizer's; those of convolutions are views, stored as their kernels read them. Use from one thread at a time.
+    optimizer's. Weights of ordinary convolutions are views, stored as their kernels read them: assign to them with
+    ``state[name][...] = value``, since ``reshape`` and ``ravel`` give copies. Use from one thread at a time.
     """
 
     def __init__(
@@ -231,7 +232,7 @@ class TrainingStep:
         """Return the mean loss and metrics over ``data`` (as for ``fit``) in inference form; nothing is updated."""
         executor = self._evaluation()
         live = {**self._frozen_arrays(), **self.state}
-        held = {port.name: np.ascontiguousarray(live[port.name]) for port in executor.inputs if port.name in live}
+        held = {port.name: np.asarray(live[port.name], order="C") for port in executor.inputs if port.name in live}
         names = [port.name for port in executor.inputs if port.name not in live]
         sums: dict[str, float] = {}
         total = 0

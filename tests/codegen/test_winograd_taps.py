@@ -183,6 +183,32 @@ def test_channels_active_apart_from_one_another_go_the_direct_way(monkeypatch):
     assert np.array_equal(found, plain)
 
 
+@pytest.mark.parametrize("cut", [8, 13, 16, 20, 24])
+def test_an_outlier_beside_values_that_end_there_goes_the_direct_way(monkeypatch, cut):
+    arrays = _pair(2, 28, 28, 32, 32, seed=3)
+    arrays[1][:, cut:] = 0
+    arrays[0][:, cut : cut + 2, 4, 5] *= 1e4
+    found, plain = (_run(_native(monkeypatch, arrays, direct), arrays) for direct in (False, True))
+    assert np.array_equal(found, plain)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("density", [1.0, 0.6, 0.4, 0.25])
+@pytest.mark.parametrize(("size", "images"), [(4, 64), (4, 160), (5, 40), (6, 28)])
+def test_small_images_with_many_positions(monkeypatch, size, images, density, padded):
+    rng = np.random.default_rng(int(100 * density) + size)
+    arrays = _pair(images, size, size, 32, 32, seed=21)
+    for array in arrays:
+        array *= rng.random(array.shape) < density
+    if padded:
+        inside = arrays[0][:, 1:-1, 1:-1].copy()
+        arrays[0][...] = 0
+        arrays[0][:, 1:-1, 1:-1] = inside
+    found = _errors(_run(_native(monkeypatch, arrays), arrays), arrays)
+    plain = _errors(_run(_native(monkeypatch, arrays, True), arrays), arrays)
+    assert found[0] <= plain[0] and found[1] <= plain[1], (found, plain)
+
+
 def test_only_the_parts_concerned_go_around(monkeypatch):
     arrays = _pair(2, 14, 14, 64, 64)
     before = _run(_native(monkeypatch, arrays, False, SMALL, 2), arrays)
@@ -281,6 +307,9 @@ def test_cost_model():
     assert not choose_taps(_found(14, 256, 256, 1), AVX512, 2, LOCAL)
     # Values known ahead, which are better packed ahead.
     assert not choose_taps(_found(56, 64, 64, 8), AVX512, 2, PACKED)
+    # Images whose corner taps see few positions.
+    assert not choose_taps(_found(2, 64, 64, 512), AVX512, 2, LOCAL)
+    assert choose_taps(_found(4, 64, 64, 512), AVX512, 2, LOCAL)
     # Channels that are no whole vectors, and more threads than parts of channels.
     assert not choose_taps(_found(56, 60, 64, 8), AVX512, 2, LOCAL)
     assert not choose_taps(_found(56, 16, 16, 8), AVX512, 16, LOCAL)

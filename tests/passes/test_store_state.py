@@ -101,6 +101,14 @@ def test_no_weight_is_transposed_for_the_forward_kernel_or_the_update():
     assert len(transposed(after)) <= 2
 
 
+def test_initial_arrays_are_not_copied():
+    graph = _composed()
+    turned = store_state(graph, StoreStateOptions(state_orders(graph)))
+    for before, after in zip(graph.signature.inputs, turned.signature.inputs, strict=True):
+        if before.initial is not None:
+            assert after.initial is not None and np.shares_memory(before.initial, after.initial)
+
+
 def test_before_and_after():
     before = (
         'input %x: float32[1, 4, 6, 6] data\ninput %w: float32[5, 4, 3, 3] state replaced_by "w:next"\n'

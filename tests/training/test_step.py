@@ -180,6 +180,27 @@ def test_save_and_load_continue_bit_for_bit(tmp_path):
     assert all(np.array_equal(a, step.state[n]) for n, a in other.state.items())
 
 
+def test_a_model_with_a_parameter_of_rank_0_is_evaluated():
+    with g.Graph("scaled", seed=2) as graph:
+        scale = g.parameter("scale", np.float32(1.5))
+        g.output("logits", nn.Linear(3, 4)(g.input("x", ("batch", 3))) * scale)
+    step = compile_training(graph, losses.cross_entropy("logits", "label"), optim.SGD(0.1))
+    assert step.run(FEEDS) > 0 and step.evaluate(FEEDS)["loss"] > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "interpreter"])
+def test_states_that_replace_one_another(device):
+    with g.Graph("swap", seed=2) as graph:
+        a, b = g.state("a", np.zeros(3, np.float32)), g.state("b", np.ones(3, np.float32))
+        g.update(a, b)
+        g.update(b, a)
+        g.output("logits", nn.Linear(3, 4)(g.input("x", (8, 3)) + a))
+    step = compile_training(graph, losses.cross_entropy("logits", "label"), optim.SGD(0.1), device=device)
+    for value in (1, 0, 1):
+        step.run(FEEDS)
+        assert (step.state["a"] == value).all() and (step.state["b"] == 1 - value).all()
+
+
 def convolutional(batch="batch"):
     with g.Graph("convolutional", seed=2) as graph:
         x = g.input("x", (batch, 3, 6, 6))
