@@ -111,6 +111,8 @@ OPTIONS: Mapping[str, Option] = {
                "Memory that an imported model may ask for when it is folded or initialised."),
         Option("spin", ("DLC_SPIN",), "microseconds", _integer(0, 10_000_000), 200, "200",
                "How long a waiting thread spins before it sleeps."),
+        Option("short_run", ("DLC_SHORT_RUN",), "microseconds", _integer(0, 10_000_000), 50, "50",
+               "Runs expected to take one thread less are not shared among threads, which would wait for one another."),
     )
 }  # fmt: skip
 
@@ -217,6 +219,11 @@ def memory_limit() -> int:
 def spin_microseconds() -> int:
     """Microseconds that a waiting thread spins before it sleeps."""
     return get("spin")
+
+
+def short_run_microseconds() -> int:
+    """Return the time up to which a run is left to one thread."""
+    return int(get("short_run"))
 
 
 def available_cpus() -> int:

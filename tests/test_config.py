@@ -122,6 +122,7 @@ def test_every_option_is_described():
 
 def _accessor(name):
     renamed = {"cache": "cache_enabled", "verify": "verify_level", "dump": "dump_dir", "spin": "spin_microseconds"}
+    renamed |= {"short_run": "short_run_microseconds"}
     return renamed.get(name, name)
 
 

@@ -20,6 +20,7 @@ from dlc.driver.host import find_target
 from dlc.driver.native import KernelCompiler, assembly_of, describe
 from dlc.driver.options import CompileOptions
 from dlc.driver.report import CompileReport
+from dlc.driver.short_runs import takes_less
 from dlc.driver.store import compile_cached
 from dlc.ir.graph import Graph, Node
 from dlc.ir.kernel import Kernel
@@ -117,9 +118,10 @@ def build_artifact(
     halves = fit_memory(halves, options, target, report)
     with report.phase("fuse"):
         load_graph, main_graph = fused(halves, options)
+    threads = _threads(main_graph, options)
     with KernelCompiler(target, min(options.threads, 8), compile_cached) as compiler:
         with report.phase("lower"):
-            assembled = assemble_graphs(load_graph, main_graph, target, options.threads, compiler.symbol)
+            assembled = assemble_graphs(load_graph, main_graph, target, threads, compiler.symbol)
         with report.phase("plan"):
             load_plan = plan_memory(assembled.load, compiler.symbol)
             main_plan = plan_memory(assembled.main, compiler.symbol, tight=options.memory_limit is not None)
@@ -140,6 +142,11 @@ def build_artifact(
         report.full_arena_bytes,
         report.repeated,
     )
+
+
+def _threads(main: Graph, options: CompileOptions) -> int:
+    """Return for how many threads the kernels of a run are cut."""
+    return 1 if takes_less(main, options.short_run) else options.threads
 
 
 def plan_flops(plan: Plan) -> int:
@@ -174,7 +181,8 @@ def predict_memory(graph: Graph, threads: int | None = None) -> CompileReport:
     target = find_target(options.features)
     report = CompileReport()
     with report.phase("plan"):
-        assembled = assemble_graphs(*fused(prepare(graph, options), options), target, options.threads)
+        load, main = fused(prepare(graph, options), options)
+        assembled = assemble_graphs(load, main, target, _threads(main, options))
         plan = plan_memory(assembled.main, lambda kernel: kernel.name)
     report.arena_bytes, report.peak, report.flops = plan.arena_bytes, plan.peak, plan_flops(plan)
     report.constant_bytes = sum(s.nbytes for s in plan.slots if s.kind is SlotKind.CONSTANT)

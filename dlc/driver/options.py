@@ -32,6 +32,7 @@ class CompileOptions:
     verify: int
     dump: Path | None
     memory_limit: int | None = None
+    short_run: int = 0
 
     @staticmethod
     def make(
@@ -61,6 +62,7 @@ class CompileOptions:
             verify=config.verify_level(),
             dump=Path(dump) if dump is not None else config.dump_dir(),
             memory_limit=memory_limit,
+            short_run=config.short_run_microseconds(),
         )
 
 
