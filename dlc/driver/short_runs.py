@@ -17,7 +17,7 @@ FLOPS, BYTES = 50e3, 20e3
 
 
 def takes_less(graph: Graph, microseconds: float) -> bool:
-    """Whether one thread is expected to run the fused ``graph`` in less time; loops of unknown length count as long."""
+    """Whether one thread is expected to run the fused ``graph`` in less time; what is not known counts as long."""
     return _time(graph) < microseconds
 
 
@@ -38,12 +38,14 @@ def _node_time(node: Node) -> float:
     return max(_flops(node) / FLOPS, _nbytes(node) / BYTES)
 
 
-def _flops(node: Node) -> int:
+def _flops(node: Node) -> float:
     if not node.op.has(Trait.CONTRACTION):
         return 0
-    return 2 * prod(int(extent) for extent in contract_extents(node.input_types, node.attributes).values())
+    extents = contract_extents(node.input_types, node.attributes).values()
+    return 2 * prod(extent if isinstance(extent, int) else inf for extent in extents)
 
 
-def _nbytes(node: Node) -> int:
+def _nbytes(node: Node) -> float:
+    """Bytes read and written; symbols of inner loops may stay unbound."""
     values: dict[Value, None] = dict.fromkeys((*node.inputs, *node.outputs))
-    return sum(int(v.type.nbytes) for v in values)  # type: ignore[call-overload]
+    return sum(v.type.nbytes if isinstance(v.type.nbytes, int) else inf for v in values)

@@ -8,6 +8,7 @@ import pytest
 import dlc
 from dlc import nn
 from dlc.driver.short_runs import takes_less
+from dlc.ir.parse_graph import parse_graph
 from dlc.ir.plan import KernelStep
 
 
@@ -54,6 +55,17 @@ def test_bytes_count_beside_operations():
         dlc.output("y", dlc.relu(dlc.input("x", (1 << 20,))))
     assert not takes_less(_fused(graph), 100)
     assert takes_less(_fused(graph), 1000)
+
+
+def test_what_is_not_known_counts_as_long():
+    text = """graph "open" {
+input %x: float32[n, 4] data
+input %w: float32[4, 5] data
+%1 = contract(%x, %w) {spec="m k, k n -> m n"}
+%2 = relu(%1)
+output "y" = %2
+}"""
+    assert not takes_less(parse_graph(text), 1e9)
 
 
 def _fused(graph: dlc.Graph):
