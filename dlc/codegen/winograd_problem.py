@@ -26,11 +26,11 @@ FEWEST_CHANNELS = 32
 
 
 @dataclass(frozen=True)
-class WinogradProblem:
-    """A contraction as sliding windows: axes with their strides in every tensor.
+class WindowProblem:
+    """A contraction over sliding windows: its axes, with their strides in every tensor.
 
-    ``images`` are further row axes, ``height`` and ``width`` those along which the window moves, ``taps`` the
-    window's own axes in that order, ``channels`` what is summed at each tap, ``column`` the output's innermost.
+    The window moves along ``height`` and ``width``, in each of ``images``; ``taps`` are its own axes in that order,
+    ``channels`` lie side by side in the row operand, ``column`` in the output.
     """
 
     problem: Problem
@@ -40,6 +40,11 @@ class WinogradProblem:
     taps: tuple[LoopAxis, LoopAxis]
     channels: LoopAxis
     column: LoopAxis
+
+
+@dataclass(frozen=True)
+class WinogradProblem(WindowProblem):
+    """Windows whose positions are kept, in rows, and whose taps and channels are summed."""
 
     @property
     def tiles(self) -> tuple[int, int]:

@@ -9,27 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import permutations
 
-from dlc.codegen.contract_analysis import OUT, LoopAxis, Problem, extent_of
-from dlc.codegen.winograd_problem import MARGIN, STEP, WINDOW, divided
+from dlc.codegen.contract_analysis import OUT, Problem, extent_of
+from dlc.codegen.winograd_problem import MARGIN, STEP, WINDOW, WindowProblem, divided
 from dlc.ir.types import float32
 
 
 @dataclass(frozen=True)
-class TapsProblem:
-    """A contraction as sums over the positions of a window: axes with their strides in every tensor.
-
-    ``images`` are further depth axes, ``height`` and ``width`` those along which the window moves. Of the output,
-    ``taps`` are the window's axes in that order, ``channels`` lie side by side in the row operand, ``column`` in the
-    panel operand and in the output.
-    """
-
-    problem: Problem
-    images: tuple[LoopAxis, ...]
-    height: LoopAxis
-    width: LoopAxis
-    taps: tuple[LoopAxis, LoopAxis]
-    channels: LoopAxis
-    column: LoopAxis
+class TapsProblem(WindowProblem):
+    """Windows whose positions are summed, and whose taps and channels are kept, in rows."""
 
     @property
     def lines(self) -> int:
