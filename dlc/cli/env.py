@@ -36,7 +36,8 @@ def _target() -> dict[str, str]:
         target = host_target(config.cpu_features())
     except ConfigError as error:
         return {"target": f"wrong: {error}"}
-    units = [name for name, there in (("FMA", target.has_fma), ("AMX", target.has("amx-bf16"))) if there]
+    tiles = "AMX emulated" if "amx-bf16" in target.emulated else "AMX"
+    units = [name for name, there in (("FMA", target.has_fma), (tiles, target.has("amx-bf16"))) if there]
     return {
         "target": ", ".join([target.name, f"{target.vector_bytes * 8}-bit vectors", *units]),
         "caches": f"L1 {target.l1_bytes >> 10} KiB, L2 {target.l2_bytes >> 10} KiB, L3 {target.l3_bytes >> 10} KiB",

@@ -15,8 +15,9 @@ from dlc.codegen.llvm_expr import evaluate, evaluate_deep
 from dlc.codegen.llvm_memory import address, conflicts, load, prefetch, store, transpose
 from dlc.codegen.llvm_pairs import accumulate_pairs
 from dlc.codegen.llvm_scalar import BASIC, call
-from dlc.codegen.llvm_state import Callee, FunctionState, Memory, ModuleState
+from dlc.codegen.llvm_state import TILES, Callee, FunctionState, Memory, ModuleState
 from dlc.codegen.llvm_tiles import TILE_STATEMENTS
+from dlc.codegen.llvm_tiles_emulated import TILES_BYTES
 from dlc.codegen.llvm_types import memory_type, register_type
 from dlc.codegen.llvm_values import Value, integer, materialize, uniform_index
 from dlc.codegen.target import CpuTarget
@@ -139,15 +140,18 @@ def emit_entry(module: ModuleState, kernel: Kernel) -> int:
         s.env[loop.var.name] = uniform_index(f"%task{number}", 0, extents[-1] - 1)
         body = loop.body
     block(s, body)
-    header = f"define internal void @{symbol}.task({', '.join(parameters)}, ptr noalias %scratch) #0 {{"
+    parameters += [f"ptr noalias {pointer}" for pointer in module.frame]
+    header = f"define internal void @{symbol}.task({', '.join(parameters)}) #0 {{"
     module.functions.append(_finish(s, header))
-    module.functions.append(_entry_function(kernel, symbol, extents))
+    module.functions.append(_entry_function(kernel, symbol, extents, module.frame))
     return s.scratch_bytes
 
 
-def _entry_function(kernel: Kernel, symbol: str, extents: list[int]) -> str:
+def _entry_function(kernel: Kernel, symbol: str, extents: list[int], frame: Sequence[str]) -> str:
     """The ABI function: loads buffer pointers, then runs tasks ``begin`` to ``end``."""
     lines = [f"define void @{symbol}(ptr noalias %buffers, i64 %begin, i64 %end, ptr noalias %scratch) #0 {{", "entry:"]
+    if TILES in frame:
+        lines.append(f"  {TILES} = alloca [{TILES_BYTES} x i8], align {_ALIGN}")
     arguments = []
     for number in range(len(kernel.buffers)):
         lines.append(f"  %p{number} = getelementptr inbounds ptr, ptr %buffers, i64 {number}")
@@ -168,8 +172,9 @@ def _entry_function(kernel: Kernel, symbol: str, extents: list[int]) -> str:
         else:
             lines.append(f"  %i0 = add i64 {rest}, 0")
     arguments += [f"i64 %i{number}" for number in range(len(extents))]
+    arguments += [f"ptr {pointer}" for pointer in frame]
     lines += [
-        f"  call void @{symbol}.task({', '.join([*arguments, 'ptr %scratch'])}) #0",
+        f"  call void @{symbol}.task({', '.join(arguments)}) #0",
         "  %next = add nsw i64 %task, 1",
         "  %more = icmp slt i64 %next, %end",
         "  br i1 %more, label %run, label %done",
@@ -188,7 +193,8 @@ def _callee(module: ModuleState, kernel: Kernel) -> tuple[str, int]:
         parameters = _parameters(s, kernel)
         block(s, kernel.body)
         symbol = symbol_of(kernel)
-        signature = f"@{symbol}({', '.join([*parameters, 'ptr noalias %scratch'])}) noinline #0"
+        parameters += [f"ptr noalias {pointer}" for pointer in module.frame]
+        signature = f"@{symbol}({', '.join(parameters)}) noinline #0"
         linkage = "" if module.shares_callees else "internal "
         module.functions.append(_finish(s, f"define {linkage}void {signature} {{"))
         module.own.add(symbol)
@@ -341,11 +347,12 @@ def _call(s: FunctionState, statement: Call) -> None:
         arguments.append(f"ptr {address(s, s.buffer(window.buffer), evaluate(s, window.offset))}")
     for scalar in statement.scalars:
         arguments.append(f"i64 {evaluate(s, scalar).text}")
-    area = "%scratch"
+    area, *others = s.module.frame
     if scratch:
         area = s.op(f"getelementptr inbounds i8, ptr %scratch, i64 {s.scratch_offset}")
         s.scratch_bytes = max(s.scratch_bytes, s.scratch_offset + scratch)
-    s.do(f"call void @{symbol}({', '.join([*arguments, f'ptr {area}'])}) #0")
+    arguments += [f"ptr {pointer}" for pointer in (area, *others)]
+    s.do(f"call void @{symbol}({', '.join(arguments)}) #0")
     s.wrote()
 
 

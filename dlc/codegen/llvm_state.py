@@ -36,6 +36,8 @@ class Callee:
     signature: str
 
 
+TILES = "%tiles"
+"""Where a function finds the tile registers of its thread if they are emulated."""
 Library = dict[Kernel, Callee]
 """Called kernels that modules loaded together have emitted so far."""
 
@@ -55,6 +57,11 @@ class ModuleState:
         self.own: set[str] = set()
         """Symbols of called kernels that this module defines."""
         self.functions: list[str] = []
+
+    @property
+    def frame(self) -> tuple[str, ...]:
+        """Pointers that every function gets from its caller: scratch memory, and tiles where they are emulated."""
+        return ("%scratch", TILES) if self.target.emulated else ("%scratch",)
 
 
 class FunctionState:

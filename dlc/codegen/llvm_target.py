@@ -6,6 +6,7 @@ It must not know kernels.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import lru_cache
 
 import llvmlite.binding as llvm
@@ -25,6 +26,8 @@ _X86_LEVELS: dict[str, tuple[str, ...]] = {
     "avx2": _X86_AVX2,
     "avx512": _X86_AVX512,
 }
+_EMULATED = {"amx-emulated": ("amx-bf16", "amx-int8", "amx-tile")}
+"""Items of a restriction -> features that vector code replaces, wherever there is AVX-512."""
 _NEVER = ("prefer-256-bit", "64bit", "cf", "ccmp", "egpr", "ndd", "nf", "ppx", "push2pop2", "zu")
 _local = threading.local()
 
@@ -45,16 +48,18 @@ def host_target(restriction: str = "") -> CpuTarget:
     """Return the host as a target.
 
     ``restriction`` is a comma list: a level (``generic``, ``avx2``, ``avx512``) that bounds the features,
-    and ``-feature`` to leave one out. Nothing is ever enabled that processor and system do not offer.
+    ``-feature`` to leave one out, and ``amx-emulated`` to have tile instructions done by vector code, which is slow
+    and serves to test what runs on tiles. Nothing is ever enabled that processor and system do not offer.
 
     Raises:
-        ConfigError: an item is not a level or does not begin with ``-``.
+        ConfigError: an item is neither a level nor begins with ``-``, or tiles are to be emulated without AVX-512.
     """
     initialize()
     triple = llvm.get_process_triple()
     present = _host_features()
     is_x86 = triple.startswith("x86_64")
     allowed = set(present)
+    emulated: set[str] = set()
     for item in filter(None, (part.strip() for part in restriction.split(","))):
         if item.startswith("-"):
             allowed = _without(allowed, item[1:])
@@ -62,11 +67,16 @@ def host_target(restriction: str = "") -> CpuTarget:
             allowed &= set(_X86_LEVELS[item])
         elif item == "generic":
             allowed = set()
+        elif is_x86 and item in _EMULATED:
+            emulated |= set(_EMULATED[item])
         elif item != "native":
-            levels = ", ".join((*_X86_LEVELS, "native"))
+            levels = ", ".join((*_X86_LEVELS, "native", *_EMULATED))
             raise ConfigError(f"CPU features {restriction!r}: {item!r} is not one of {levels} or -<feature>")
     if is_x86:
-        return _x86_target(triple, allowed)
+        target = _x86_target(triple, allowed - emulated)
+        if emulated and not target.has_masks:
+            raise ConfigError(f"CPU features {restriction!r}: tiles are emulated with AVX-512, which is not there")
+        return replace(target, emulated=tuple(sorted(emulated)))
     return _other_target(triple, allowed)
 
 
@@ -115,6 +125,7 @@ def _x86_target(triple: str, features: set[str]) -> CpuTarget:
         vector_registers=32 if wide else 16,
         has_fma=avx2,
         has_masks=wide,
+        emulated=(),
         **cache_sizes(),
     )
 
@@ -129,6 +140,7 @@ def _other_target(triple: str, features: set[str]) -> CpuTarget:
         vector_registers=32,
         has_fma=True,
         has_masks=False,
+        emulated=(),
         **cache_sizes(),
     )
 

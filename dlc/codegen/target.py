@@ -13,9 +13,10 @@ from dataclasses import dataclass
 class CpuTarget:
     """A processor as seen by schedules and emitters.
 
-    ``features`` are LLVM feature names, sorted, all of them present; ``vector_bytes`` is the widest
-    vector register used; ``has_masks`` says that lanes can be predicated (AVX-512, SVE); cache sizes
-    are bytes, L1 and L2 of one core, L3 the share that one core may count on.
+    ``features`` are LLVM feature names, sorted, all of them present; ``emulated`` are those that code
+    generation replaces by others, for tests; ``vector_bytes`` is the widest vector register used;
+    ``has_masks`` says that lanes can be predicated (AVX-512, SVE); cache sizes are bytes, L1 and L2 of
+    one core, L3 the share that one core may count on.
     """
 
     name: str
@@ -29,14 +30,15 @@ class CpuTarget:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+    emulated: tuple[str, ...] = ()
 
     def lanes(self, itemsize: int) -> int:
         """Return how many elements of ``itemsize`` bytes fill one vector register."""
         return self.vector_bytes // itemsize
 
     def has(self, feature: str) -> bool:
-        """Return whether the LLVM feature is enabled."""
-        return feature in self.features
+        """Return whether the LLVM feature is enabled or emulated."""
+        return feature in self.features or feature in self.emulated
 
     @property
     def feature_string(self) -> str:

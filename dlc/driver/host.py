@@ -78,7 +78,8 @@ def find_target(restriction: str = "") -> CpuTarget:
     entry = cache.load(key)
     if entry is not None:
         facts = entry.metadata["target"]
-        return CpuTarget(**{**facts, "features": tuple(facts["features"]), **cache_sizes()})
+        lists = {name: tuple(facts[name]) for name in ("features", "emulated")}
+        return CpuTarget(**{**facts, **lists, **cache_sizes()})
     target = _inspect(restriction)
     cache.store(key, {"target": asdict(target)})
     return target

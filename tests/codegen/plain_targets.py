@@ -1,4 +1,4 @@
-"""Processors as schedules see them, whatever this one is, and what tests say where it has no AMX."""
+"""Processors as schedules see them, whatever this one is, and this one with tiles."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dlc.codegen.llvm_target import host_target
 from dlc.codegen.target import CpuTarget
 
 HOST = host_target()
+TILES = HOST if HOST.has("amx-int8") or not HOST.has_masks else host_target("amx-emulated")
+"""This processor with tiles, emulated if it has none (which takes AVX-512)."""
 FMA = host_target("avx512")
-needs_amx = pytest.mark.skipif(not HOST.has("amx-int8"), reason="this processor has no AMX")
+needs_tiles = pytest.mark.skipif(not TILES.has("amx-int8"), reason="this processor has neither AMX nor AVX-512")
 AMX = CpuTarget(
     name="x86-64 amx",
     triple="x86_64-unknown-linux-gnu",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contract_native import Native, aligned, run_emulated, type_of
-from plain_targets import AMX, FMA, HOST, needs_amx
+from plain_targets import AMX, FMA, TILES, needs_tiles
 
 from dlc.codegen import contract_schedule
 from dlc.codegen.contract_schedule import Request, lower_contraction
@@ -87,7 +87,7 @@ def _random(rng, shape):
     return aligned(shape, np.float32, rng.standard_normal(shape))
 
 
-@needs_amx
+@needs_tiles
 @pytest.mark.parametrize("name", SPECS)
 def test_every_shape_is_as_accurate_as_fused_multiply_adds(monkeypatch, name):
     spec, lhs, rhs, sizes = SPECS[name]
@@ -96,8 +96,8 @@ def test_every_shape_is_as_accurate_as_fused_multiply_adds(monkeypatch, name):
     shape = _shape(spec, arrays, sizes)
     plain = _lower(monkeypatch, spec, arrays, sizes, FMA)
     most, rms = _errors(Native(plain, FMA)(arrays, aligned(shape, np.float32, np.nan)), spec, arrays, sizes)
-    for threads, l2_bytes in ((1, HOST.l2_bytes), (3, 128 << 10)):
-        target = replace(HOST, l2_bytes=l2_bytes)
+    for threads, l2_bytes in ((1, TILES.l2_bytes), (3, 128 << 10)):
+        target = replace(TILES, l2_bytes=l2_bytes)
         lowered = _lower(monkeypatch, spec, arrays, sizes, target, threads)
         assert _in_fixed_point(lowered)
         found = _errors(
@@ -163,6 +163,10 @@ def _fill(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.nda
     return x
 
 
+def _filled(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    return aligned(shape, np.float32, _fill(kind, (int(np.prod(shape[:-1])), shape[-1]), rng).reshape(shape))
+
+
 _matmuls: dict[tuple, Native] = {}
 
 
@@ -171,7 +175,7 @@ def _matmul(monkeypatch, arrays, target, threads=1) -> Native:
     key = (arrays[0].shape, arrays[1].shape, target, threads)
     if key not in _matmuls:
         lowered = _lower(monkeypatch, MATMUL, arrays, {}, target, threads)
-        assert _in_fixed_point(lowered) == (target is HOST)
+        assert _in_fixed_point(lowered) == (target is TILES)
         _matmuls[key] = Native(lowered, target, threads)
     return _matmuls[key]
 
@@ -181,7 +185,7 @@ def _both(monkeypatch, arrays):
     shape = (arrays[0].shape[0], arrays[1].shape[1])
     return [
         _errors(_matmul(monkeypatch, arrays, target)(arrays, aligned(shape, np.float32, np.nan)), MATMUL, arrays, {})
-        for target in (HOST, FMA)
+        for target in (TILES, FMA)
     ]
 
 
@@ -221,7 +225,7 @@ PAIRS = [
 ]
 
 
-@needs_amx
+@needs_tiles
 @pytest.mark.parametrize("depth", [96, 200, 768, 3072])
 @pytest.mark.parametrize(("left", "right"), PAIRS)
 def test_accuracy_holds_for_every_distribution(monkeypatch, left, right, depth):
@@ -231,7 +235,7 @@ def test_accuracy_holds_for_every_distribution(monkeypatch, left, right, depth):
     assert most <= plain_most and rms <= plain_rms, results
 
 
-@needs_amx
+@needs_tiles
 @pytest.mark.parametrize(("left", "right"), PAIRS[:11])
 def test_usual_operands_are_not_refused(monkeypatch, left, right):
     rng = np.random.default_rng(12)
@@ -240,7 +244,7 @@ def test_usual_operands_are_not_refused(monkeypatch, left, right):
     assert results[0] != results[1]
 
 
-@needs_amx
+@needs_tiles
 def test_cancelling_products(monkeypatch):
     rng = np.random.default_rng(12)
     lhs, rhs = rng.standard_normal((70, 512)), rng.standard_normal((512, 80))
@@ -250,7 +254,7 @@ def test_cancelling_products(monkeypatch):
     assert found[0][0] <= found[1][0] and found[0][1] <= found[1][1], found
 
 
-@needs_amx
+@needs_tiles
 @pytest.mark.parametrize("operand", [0, 1])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38, 1e30])
 @pytest.mark.parametrize("threads", [1, 2])
@@ -259,7 +263,7 @@ def test_extreme_operands_give_what_fused_multiply_adds_give(monkeypatch, operan
     arrays = [_random(rng, (150, 200)), _random(rng, (200, 170))]
     arrays[operand][3, 5] = value
     results = []
-    for target in (HOST, FMA):
+    for target in (TILES, FMA):
         results.append(_matmul(monkeypatch, arrays, target, threads)(arrays, aligned((150, 170), np.float32, 7)))
     with np.errstate(all="ignore"):
         exact = arrays[0].astype(np.float64) @ arrays[1].astype(np.float64)
@@ -271,7 +275,7 @@ def test_extreme_operands_give_what_fused_multiply_adds_give(monkeypatch, operan
     np.testing.assert_allclose(results[0][finite], results[1][finite], rtol=1e-4, atol=1e-4)
 
 
-@needs_amx
+@needs_tiles
 @pytest.mark.parametrize("name", ["rows turned", "rows turned, several groups", "gradient of a filter", "partial sums"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_turned_rows_go_back_to_fused_multiply_adds(monkeypatch, name, threads):
@@ -282,29 +286,29 @@ def test_turned_rows_go_back_to_fused_multiply_adds(monkeypatch, name, threads):
     arrays[1].flat[7] = np.inf
     shape = _shape(spec, arrays, sizes)
     results = []
-    for target in (HOST, FMA):
+    for target in (TILES, FMA):
         lowered = _lower(monkeypatch, spec, arrays, sizes, target, threads)
-        assert _in_fixed_point(lowered) == (target is HOST)
+        assert _in_fixed_point(lowered) == (target is TILES)
         results.append(Native(lowered, target, threads)(arrays, aligned(shape, np.float32, np.nan)))
     assert not np.isfinite(results[1]).all()
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-3)
 
 
-@needs_amx
+@needs_tiles
 @pytest.mark.parametrize("zeros", [0, 1])
 def test_not_a_number_beside_nothing_but_zeros(monkeypatch, zeros):
     arrays = [aligned((70, 200), np.float32, 0.0), aligned((200, 80), np.float32, 0.0)]
     arrays[1 - zeros][4, 4] = np.nan
-    out = _matmul(monkeypatch, arrays, HOST)(arrays, aligned((70, 80), np.float32, 7))
+    out = _matmul(monkeypatch, arrays, TILES)(arrays, aligned((70, 80), np.float32, 7))
     with np.errstate(all="ignore"):
         assert np.array_equal(out, arrays[0].astype(np.float64) @ arrays[1], equal_nan=True)
 
 
-@needs_amx
+@needs_tiles
 def test_equal_inputs_give_equal_bits(monkeypatch):
     rng = np.random.default_rng(14)
     arrays = [_random(rng, (100, 300)), _random(rng, (300, 200))]
-    native = _matmul(monkeypatch, arrays, HOST, 2)
+    native = _matmul(monkeypatch, arrays, TILES, 2)
     first = native(arrays, aligned((100, 200), np.float32, np.nan)).copy()
     for _ in range(3):
         assert np.array_equal(first, native(arrays, aligned((100, 200), np.float32, np.nan)))
@@ -318,7 +322,7 @@ def _epilogue(names: str, shape: tuple[int, ...]) -> Epilogue:
     return Epilogue(body, float32, (tensor_type(float32, shape[-1:]), tensor_type(float32, shape)))
 
 
-@needs_amx
+@needs_tiles
 @pytest.mark.parametrize("name", ["matmul", "deep", "two row axes", "conv"])
 def test_epilogue(monkeypatch, name):
     spec, lhs, rhs, sizes = SPECS[name]
@@ -327,21 +331,21 @@ def test_epilogue(monkeypatch, name):
     shape = _shape(spec, arrays, sizes)
     bias, residual = _random(rng, shape[-1:]), _random(rng, shape)
     names = {2: "mn", 3: "ban", 4: "nhwk"}[len(shape)]
-    lowered = _lower(monkeypatch, spec, arrays, sizes, HOST, 2, _epilogue(names, shape))
+    lowered = _lower(monkeypatch, spec, arrays, sizes, TILES, 2, _epilogue(names, shape))
     assert _in_fixed_point(lowered)
-    out = Native(lowered, HOST, 2)([*arrays, bias, residual], aligned(shape, np.float32, np.nan))
+    out = Native(lowered, TILES, 2)([*arrays, bias, residual], aligned(shape, np.float32, np.nan))
     product = _evaluate(spec, [a.astype(np.float64) for a in arrays], sizes)
     np.testing.assert_allclose(out, np.maximum(product + bias + residual, 0), rtol=1e-5, atol=1e-4)
 
 
-@needs_amx
+@needs_tiles
 def test_random_matmuls(monkeypatch):
     seed = int(np.random.SeedSequence().entropy % (1 << 32))
     print("seed", seed)
     rng = np.random.default_rng(seed)
     for _ in range(5):
         m, n, k = int(rng.integers(8, 150)), int(rng.integers(16, 150)), int(rng.integers(96, 500))
-        target = replace(HOST, l2_bytes=int(rng.choice([64, 256, 2048])) << 10)
+        target = replace(TILES, l2_bytes=int(rng.choice([64, 256, 2048])) << 10)
         threads = int(rng.choice([1, 2, 4]))
         arrays = [_random(rng, (m, k)), _random(rng, (k, n))]
         lowered = _lower(monkeypatch, MATMUL, arrays, {}, target, threads)
@@ -362,10 +366,7 @@ def test_emulated_kernels(monkeypatch, name, kinds):
     }[name]
     rng = np.random.default_rng(16)
     left, right = kinds.split("|") if "|" in kinds else kinds.split()
-    arrays = [
-        aligned(shape, np.float32, _fill(kind, (np.prod(shape[:-1]), shape[-1]), rng).reshape(shape))
-        for kind, shape in ((left, lhs), (right, rhs))
-    ]
+    arrays = [_filled(left, lhs, rng), _filled(right, rhs, rng)]
     lowered = _lower(monkeypatch, spec, arrays, {}, AMX)
     assert _in_fixed_point(lowered)
     out = run_emulated(lowered, arrays, np.full(_shape(spec, arrays, {}), np.nan, np.float32))
@@ -397,22 +398,16 @@ AHEAD = {
 }
 
 
-@pytest.mark.parametrize("kinds", ["random random", "heavy tails|heavy tails", "dead rows|random"])
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", AHEAD)
-def test_emulated_rows_split_ahead_give_the_same_bits(monkeypatch, name, threads, kinds):
+def test_emulated_rows_split_ahead_give_the_same_bits(monkeypatch, name):
     spec, lhs, rhs, sizes = AHEAD[name]
     rng = np.random.default_rng(18)
-    left, right = kinds.split("|") if "|" in kinds else kinds.split()
-    arrays = [
-        aligned(shape, np.float32, _fill(kind, (int(np.prod(shape[:-1])), shape[-1]), rng).reshape(shape))
-        for kind, shape in ((left, lhs), (right, rhs))
-    ]
+    arrays = [_filled("dead rows", lhs, rng), _random(rng, rhs)]
     target = replace(AMX, l2_bytes=64 << 10)
     shape = _shape(spec, arrays, sizes)
     results = []
     for _ in range(2):
-        lowered = _lower(monkeypatch, spec, arrays, sizes, target, threads)
+        lowered = _lower(monkeypatch, spec, arrays, sizes, target)
         results.append(run_emulated(lowered, arrays, np.full(shape, np.nan, np.float32)))
         _ahead(monkeypatch)
     assert [call.kernel.name.split("_")[0] for call in lowered.calls] == ["split", "rows", "contract"]
@@ -431,13 +426,14 @@ def test_emulated_way_back_with_rows_split_ahead(monkeypatch):
     np.testing.assert_allclose(out[rest], arrays[0][rest] @ arrays[1], rtol=1e-4, atol=1e-4)
 
 
-@needs_amx
+@needs_tiles
+@pytest.mark.parametrize("kinds", ["random|random", "heavy tails|heavy tails", "dead rows|random"])
 @pytest.mark.parametrize("name", SPECS)
-def test_rows_split_ahead_give_the_same_bits(monkeypatch, name):
+def test_rows_split_ahead_give_the_same_bits(monkeypatch, name, kinds):
     spec, lhs, rhs, sizes = SPECS[name]
     rng = np.random.default_rng(20)
-    arrays = [_random(rng, lhs), _random(rng, rhs)]
-    shape, target = _shape(spec, arrays, sizes), replace(HOST, l2_bytes=128 << 10)
+    arrays = [_filled(kind, shape, rng) for kind, shape in zip(kinds.split("|"), (lhs, rhs), strict=True)]
+    shape, target = _shape(spec, arrays, sizes), replace(TILES, l2_bytes=128 << 10)
     results = []
     for _ in range(2):
         lowered = _lower(monkeypatch, spec, arrays, sizes, target, 3)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contract_native import Native, aligned, run_emulated
-from plain_targets import AMX, HOST, needs_amx
+from plain_targets import AMX, TILES, needs_tiles
 from test_contract_pairs import check, halves, lowered_halves
 
 from dlc.codegen.llvm_emit import emit_module
@@ -54,15 +54,15 @@ def test_tiles_multiply_halves_in_the_emulator(name, small):
         check(run_emulated(lowered, arrays, aligned(shape, np.float32, np.nan)), spec, arrays, sizes)
 
 
-@needs_amx
+@needs_tiles
 @pytest.mark.parametrize("name", SPECS)
 def test_tiles_multiply_halves_natively(name):
     spec, lhs, rhs, sizes = SPECS[name]
     arrays = halves(np.random.default_rng(1), lhs, rhs)
     for constants, threads in (((1,), 1), ((), 2)):
-        lowered, shape = lowered_halves(spec, arrays, sizes, HOST, threads, constants=constants)
+        lowered, shape = lowered_halves(spec, arrays, sizes, TILES, threads, constants=constants)
         assert uses_tiles(lowered)
-        check(Native(lowered, HOST, threads)(arrays, aligned(shape, np.float32, np.nan)), spec, arrays, sizes)
+        check(Native(lowered, TILES, threads)(arrays, aligned(shape, np.float32, np.nan)), spec, arrays, sizes)
 
 
 def test_tiles_become_machine_code():

@@ -38,6 +38,21 @@ def test_levels_of_x86() -> None:
         assert (middle.vector_bytes, middle.vector_registers, middle.has_masks) == (32, 16, False)
 
 
+def test_tiles_are_emulated_on_request_only() -> None:
+    host = host_target()
+    assert host.emulated == ()
+    if not host.has_masks:
+        with pytest.raises(ConfigError, match="AVX-512, which is not there"):
+            host_target("amx-emulated")
+        return
+    target = host_target("amx-emulated")
+    assert all(target.has(feature) and f"+{feature}" not in target.feature_string for feature in target.emulated)
+    assert "amx-int8" in target.emulated
+    assert not host_target("avx512").has("amx-int8")
+    with pytest.raises(ConfigError, match="'avx2,amx-emulated'"):
+        host_target("avx2,amx-emulated")
+
+
 def test_unknown_items_are_named() -> None:
     with pytest.raises(ConfigError, match="'fast' is not one of"):
         host_target("avx2,fast" if host_target().triple.startswith("x86_64") else "fast")

@@ -19,7 +19,7 @@ from dlc.ir.plan import KernelStep
 from dlc.ir.types import tensor_type
 from dlc.passes.lower_precision import LowerPrecisionOptions
 
-LEVELS = ["", "avx2", "generic"]
+LEVELS = ["", "avx2", "generic", *(["amx-emulated"] if host_target().has_masks else [])]
 
 
 @pytest.fixture
