@@ -1,8 +1,8 @@
 """Float32 contractions on AMX in fixed point: products of bytes. Columns are split ahead, rows ahead or by each task.
 
-A task first learns how much the scales of its rows would lose. Where that is too much beside what the
-columns' scales lose, or anything is out of range, it multiplies by fused multiply-adds. It must not know other
-paths but the loops that it shares with them.
+A task first learns how much the scales of its rows would lose, a tile of rows at a time. Where that is too much beside
+what the columns' scales lose, or anything is out of range, it multiplies the tile by fused multiply-adds in the end. It
+must not know other paths but the loops that it shares with them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,29 @@ FEWEST_TERMS = 4
 """Of fewer terms that count all may be small beside their scales."""
 PRECISIONS = (SHORT, LONG_ROWS, LONG)
 COLUMN_FACTS = (ZEROS, LOST, SCARCE)
-_ACCEPTED = apply("equal", Load("refused", ZERO, int32), const(0, int32))
+GROUP, TASK = const(0), const(1)
+"""Where the numbers of refused tiles of a group of rows and of a task are counted."""
+
+
+def _refused(tile: Expr) -> Expr:
+    """Return 1 for a tile of the task's rows that goes back to multiply-adds, 0 for others."""
+    return Load("refused", tile, int32)
+
+
+def _refusals(of: Expr) -> Expr:
+    return Load("refusals", of, int32)
+
+
+class WayBack(MacroKernel):
+    """Multiply-adds for the tiles of rows of a task that are refused."""
+
+    def _tile(self, tile: Expr) -> list[Stmt]:
+        """Do a tile if one of the tiles of 16 rows that it reaches into is refused."""
+        inner = self._inner(tile)
+        last = apply("sub", self._first_row(total(inner, const(1))), const(1))
+        places = (apply("sub", row, Var("chunk_first")) for row in (self._first_row(inner), last))
+        ends = (_refused(apply("floor_div", place, const(LANES))) for place in places)
+        return [If(apply("greater", apply("maximum", *ends), const(0, int32)), tuple(super()._tile(tile)))]
 
 
 class AmxFixedKernel(RowTiles):
@@ -92,41 +114,47 @@ class AmxFixedKernel(RowTiles):
         group: tuple[Stmt, ...] = (
             Let(Var("row_first"), total(Var("chunk_first"), scaled(Var("rg"), group_rows))),
             If(
-                apply("bit_and", _ACCEPTED, apply("less", Var("row_first"), Var("chunk_end"))),
+                apply("less", Var("row_first"), Var("chunk_end")),
                 (
                     Let(Var("row_end"), least(total(Var("row_first"), const(group_rows)), Var("chunk_end"))),
                     Let(Var("row_tiles"), self._tiles_of(apply("sub", Var("row_end"), Var("row_first")))),
+                    Store("refusals", GROUP, const(0, int32)),
                     *self._split_rows(),
-                    If(_ACCEPTED, tuple(self._multiply())),
+                    If(apply("less", cast(_refusals(GROUP), ZERO.dtype), Var("row_tiles")), tuple(self._multiply())),
                 ),
             ),
         )
         statements: list[Stmt] = [
             *([] if found.ahead else self._own_rows()),
             Alloc(Buffer("worst", float32, len(COLUMN_FACTS), Space.LOCAL)),
-            Alloc(Buffer("refused", int32, 1, Space.LOCAL)),
+            Alloc(Buffer("refused", int32, self.chunk_tiles, Space.LOCAL)),
+            Alloc(Buffer("refusals", int32, 2, Space.LOCAL)),
             Alloc(Buffer("sums", int32, 2 * SUMS, Space.LOCAL)),
             Alloc(Buffer("pending", int32, 1, Space.LOCAL)),
             *self._chunk(),
             Let(Var("first_tile"), first_tile),
             Let(Var("tile_end"), least(total(first_tile, const(2 * panels)), self.tiles)),
             *self._judge_columns(),
+            Store("refusals", TASK, const(0, int32)),
             TileConfigure((LANES,) * 8),
             For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]
-        return [*statements, If(_ACCEPTED, (), tuple(MacroKernel(self.problem, found.fallback).task()))]
+        none = apply("equal", _refusals(TASK), const(0, int32))
+        return [*statements, If(none, (), tuple(WayBack(self.problem, found.fallback).task()))]
 
     def _own_rows(self) -> list[Stmt]:
         """Allocate what holds the rows of a group, and what splitting them needs."""
         sizes = zip(ROW_BUFFERS.items(), self.row_sizes(self.found.group_tiles), strict=True)
         return [*self._scratch(), *(Alloc(Buffer(name, dtype, size, Space.LOCAL)) for (name, dtype), size in sizes)]
 
+    def _number(self, tile: Expr) -> Expr:
+        """Number a tile of the group's rows among those of the task."""
+        return total(scaled(Var("rg"), self.found.group_tiles), tile)
+
     def _row_tile(self, tile: Expr) -> Expr:
         """Return where tile ``tile`` of the group's rows lies among those that are split."""
-        if not self.found.ahead:
-            return tile
-        return total(self._first_tile(), scaled(Var("rg"), self.found.group_tiles), tile)
+        return total(self._first_tile(), self._number(tile)) if self.found.ahead else tile
 
     @staticmethod
     def _tiles_of(rows: Expr) -> Expr:
@@ -143,20 +171,22 @@ class AmxFixedKernel(RowTiles):
             keep.append(Store("worst", const(fact), apply("maximum", known, new)))
         count = apply("sub", Var("tile_end"), Var("first_tile"))
         return [
-            Store("refused", ZERO, const(0, int32)),
             *(Store("worst", const(fact), const(0.0, float32)) for fact in COLUMN_FACTS),
             For(Var("t"), count, LoopKind.SERIAL, tuple(keep)),
         ]
 
     def _judge_rows(self) -> list[Stmt]:
-        """Refuse the task if a tile of its rows would lose more than a chain with any column even with four digits."""
+        """Refuse the tile if it would lose more than a chain with one of the columns even with four digits."""
         zeros, lost, scarce = (Load("worst", const(fact), float32) for fact in COLUMN_FACTS)
         tile = self._row_tile(Var("t"))
         loss, few, thin = (Load("row_facts", fact_place(tile, name), float32) for name in ROW_FACTS)
         both = apply("add", apply("mul", zeros, loss), apply("mul", lost, few))
         enough = apply("less_equal", both, const(MOST_LOSS / LAST_DIGIT, float32))
         several = apply("less_equal", apply("mul", scarce, thin), const(1 / FEWEST_TERMS, float32))
-        return [If(apply("bit_and", enough, several), (), (Store("refused", ZERO, const(1, int32)),))]
+        number = self._number(Var("t"))
+        counts = (Store("refusals", of, apply("add", _refusals(of), const(1, int32))) for of in (GROUP, TASK))
+        accept, refuse = (Store("refused", number, const(flag, int32)) for flag in (0, 1))
+        return [If(apply("bit_and", enough, several), (accept,), (refuse, *counts))]
 
     def _judge(self) -> list[Stmt]:
         """Choose the precision of a pair of tiles: the shortest that is expected to lose less than a chain."""
@@ -176,8 +206,9 @@ class AmxFixedKernel(RowTiles):
         work = self._judge_rows()
         if not self.found.ahead:
             first = total(Var("row_first"), scaled(Var("t"), LANES))
-            work = self._split_tile(first, Var("row_end"), Var("t"), work, _ACCEPTED)
-        return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, (If(_ACCEPTED, tuple(work)),))]
+            go_on = apply("equal", _refused(self._number(Var("t"))), const(0, int32))
+            work = self._split_tile(first, Var("row_end"), Var("t"), work, go_on)
+        return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, tuple(work))]
 
     # -- products ----------------------------------------------------------------------------------
 

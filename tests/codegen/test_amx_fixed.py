@@ -373,6 +373,29 @@ def test_emulated_kernels(monkeypatch, name, kinds):
     assert _errors(out, spec, arrays, {})[0] < (1.5e-7 if kinds in ("random random", "uniform relu") else 4e-7)
 
 
+@needs_tiles
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["matmul", "several groups", "two row axes", "batched", "deep"])
+def test_only_tiles_with_refused_rows_go_the_way_back(monkeypatch, name, threads, ahead):
+    spec, lhs, rhs, sizes = SPECS[name]
+    rng = np.random.default_rng(21)
+    arrays = [_random(rng, lhs), _random(rng, rhs)]
+    shape, target = _shape(spec, arrays, sizes), replace(TILES, l2_bytes=128 << 10)
+    if ahead:
+        _ahead(monkeypatch)
+    lowered = _lower(monkeypatch, spec, arrays, sizes, target, threads)
+    native = Native(lowered, target, threads)
+    usual = native(arrays, aligned(shape, np.float32, np.nan)).copy()
+    arrays[0].reshape(-1, lhs[-1])[3, 5] = 1e9
+    found = native(arrays, aligned(shape, np.float32, np.nan)).copy()
+    product = _evaluate(spec, [a.astype(np.float64) for a in arrays], sizes)
+    bound = _evaluate(spec, [np.abs(a).astype(np.float64) for a in arrays], sizes)
+    assert np.abs((found - product) / bound).max() < 1e-6
+    same = (found == usual).all(axis=-1).ravel()
+    assert not same[15 if name == "two row axes" else 3] and same[32:].all()  # there, rows run over b first
+
+
 def test_emulated_way_back(monkeypatch):
     rng = np.random.default_rng(17)
     arrays = [_random(rng, (17, 128)), _random(rng, (128, 18))]
