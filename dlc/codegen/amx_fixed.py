@@ -1,18 +1,19 @@
 """Float32 contractions on AMX in fixed point: products of bytes. Columns are split ahead, rows ahead or by each task.
 
-A task first learns how much the scales of its rows would lose, a tile of rows at a time. Where that is too much beside
-what the columns' scales lose, or anything is out of range, it multiplies the tile by fused multiply-adds in the end. It
-must not know other paths but the loops that it shares with them.
+A task first learns how much the scales of its columns and of its rows would lose. Panels of columns and tiles of rows of
+which that is too much, or that are out of range, are multiplied by fused multiply-adds in the end. It must not know other
+paths but the loops that it shares with them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dlc.codegen.block_epilogue import BlockEpilogue
 from dlc.codegen.contract_analysis import Problem, extent_of, merge
 from dlc.codegen.contract_index import ZERO, least, scaled, total
-from dlc.codegen.contract_macro import MacroKernel
+from dlc.codegen.contract_macro import MacroKernel, RowMap
 from dlc.codegen.fixed_blocking import FixedBlocking
 from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, LOST, SCARCE, TILE_WORDS, ZEROS
 from dlc.codegen.fixed_row_tiles import ROW_BUFFERS, ROW_FACTS, RowTiles, fact_place
@@ -54,29 +55,67 @@ FEWEST_TERMS = 4
 """Of fewer terms that count all may be small beside their scales."""
 PRECISIONS = (SHORT, LONG_ROWS, LONG)
 COLUMN_FACTS = (ZEROS, LOST, SCARCE)
-GROUP, TASK = const(0), const(1)
-"""Where the numbers of refused tiles of a group of rows and of a task are counted."""
+USUAL_TERMS = 4
+"""Columns are refused for all rows if they would be for rows of which one element in so many counts."""
+GROUP, TASK, PANELS = const(0), const(1), const(2)
+"""Where it is counted how many tiles of rows of a group, and of a task, and how many panels are refused."""
+_NONE = const(0, int32)
 
 
-def _refused(tile: Expr) -> Expr:
-    """Return 1 for a tile of the task's rows that goes back to multiply-adds, 0 for others."""
-    return Load("refused", tile, int32)
+def _count(of: Expr) -> Expr:
+    """Return how many are refused."""
+    return cast(Load("refusals", of, int32), ZERO.dtype)
 
 
-def _refusals(of: Expr) -> Expr:
-    return Load("refusals", of, int32)
+def _refuse(buffer: str, number: Expr, *counts: Expr) -> tuple[Stmt, ...]:
+    """Refuse a tile of rows or a panel."""
+    one = const(1, int32)
+    more = (Store("refusals", of, apply("add", Load("refusals", of, int32), one)) for of in counts)
+    return (Store(buffer, number, one), *more)
+
+
+def _fit(columns: Sequence[Expr], rows: Sequence[Expr]) -> Expr:
+    """Whether columns and rows of such facts, in order, lose less than a chain with four digits."""
+    (zeros, lost, scarce), (loss, few, thin) = columns, rows
+    both = apply("add", apply("mul", zeros, loss), apply("mul", lost, few))
+    enough = apply("less_equal", both, const(MOST_LOSS / LAST_DIGIT, float32))
+    several = apply("less_equal", apply("mul", scarce, thin), const(1 / FEWEST_TERMS, float32))
+    return apply("bit_and", enough, several)
 
 
 class WayBack(MacroKernel):
-    """Multiply-adds for the tiles of rows of a task that are refused."""
+    """Multiply-adds for the rows and the columns of a task that are refused.
+
+    ``refused_rows`` says it of tiles of 16 rows, ``refused_panels`` of panels of columns.
+    """
+
+    def task(self) -> list[Stmt]:
+        panels = -(-self.blocking.panels // self.blocking.column_chunks)
+        return [Let(Var("first_panel"), scaled(Var("cc"), panels)), *super().task()]
 
     def _tile(self, tile: Expr) -> list[Stmt]:
-        """Do a tile if one of the tiles of 16 rows that it reaches into is refused."""
+        """Learn whether one of the tiles of 16 rows that a tile reaches into is refused."""
         inner = self._inner(tile)
         last = apply("sub", self._first_row(total(inner, const(1))), const(1))
         places = (apply("sub", row, Var("chunk_first")) for row in (self._first_row(inner), last))
-        ends = (_refused(apply("floor_div", place, const(LANES))) for place in places)
-        return [If(apply("greater", apply("maximum", *ends), const(0, int32)), tuple(super()._tile(tile)))]
+        ends = (Load("refused_rows", apply("floor_div", place, const(LANES)), int32) for place in places)
+        return [Let(Var("refused", int32), apply("maximum", *ends)), *super()._tile(tile)]
+
+    def _call(self, rows: int, vectors: int, ragged: int, panel: Expr, maps: dict[int, RowMap], joint: int = 1) -> Stmt:
+        wanted = apply("maximum", Var("refused", int32), self._refused_panel(panel))
+        call = super()._call(rows, vectors, ragged, panel, maps, joint)
+        return If(apply("not_equal", wanted, _NONE), (call,))
+
+    def _packs_all(self) -> bool:
+        return False
+
+    def _if_wanted(self, panel: Expr, packing: Stmt) -> Stmt:
+        wanted = apply("maximum", Load("refusals", TASK, int32), self._refused_panel(panel))
+        return If(apply("not_equal", wanted, _NONE), (packing,))
+
+    @staticmethod
+    def _refused_panel(panel: Expr) -> Expr:
+        return Load("refused_panels", apply("sub", panel, Var("first_panel")), int32)
 
 
 class AmxFixedKernel(RowTiles):
@@ -114,34 +153,39 @@ class AmxFixedKernel(RowTiles):
         group: tuple[Stmt, ...] = (
             Let(Var("row_first"), total(Var("chunk_first"), scaled(Var("rg"), group_rows))),
             If(
-                apply("less", Var("row_first"), Var("chunk_end")),
+                apply("bit_and", apply("less", Var("row_first"), Var("chunk_end")), self._some_panel()),
                 (
                     Let(Var("row_end"), least(total(Var("row_first"), const(group_rows)), Var("chunk_end"))),
                     Let(Var("row_tiles"), self._tiles_of(apply("sub", Var("row_end"), Var("row_first")))),
-                    Store("refusals", GROUP, const(0, int32)),
+                    Store("refusals", GROUP, _NONE),
                     *self._split_rows(),
-                    If(apply("less", cast(_refusals(GROUP), ZERO.dtype), Var("row_tiles")), tuple(self._multiply())),
+                    If(apply("less", _count(GROUP), Var("row_tiles")), tuple(self._multiply())),
                 ),
             ),
         )
         statements: list[Stmt] = [
             *([] if found.ahead else self._own_rows()),
             Alloc(Buffer("worst", float32, len(COLUMN_FACTS), Space.LOCAL)),
-            Alloc(Buffer("refused", int32, self.chunk_tiles, Space.LOCAL)),
-            Alloc(Buffer("refusals", int32, 2, Space.LOCAL)),
+            Alloc(Buffer("refused_rows", int32, self.chunk_tiles, Space.LOCAL)),
+            Alloc(Buffer("refused_panels", int32, panels, Space.LOCAL)),
+            Alloc(Buffer("refusals", int32, 3, Space.LOCAL)),
             Alloc(Buffer("sums", int32, 2 * SUMS, Space.LOCAL)),
             Alloc(Buffer("pending", int32, 1, Space.LOCAL)),
             *self._chunk(),
             Let(Var("first_tile"), first_tile),
             Let(Var("tile_end"), least(total(first_tile, const(2 * panels)), self.tiles)),
-            *self._judge_columns(),
-            Store("refusals", TASK, const(0, int32)),
+            *self._judge_columns(panels),
             TileConfigure((LANES,) * 8),
             For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]
-        none = apply("equal", _refusals(TASK), const(0, int32))
-        return [*statements, If(none, (), tuple(WayBack(self.problem, found.fallback).task()))]
+        some = apply("greater", total(_count(TASK), _count(PANELS)), ZERO)
+        return [*statements, If(some, tuple(WayBack(self.problem, found.fallback).task()))]
+
+    def _some_panel(self) -> Expr:
+        """Whether a panel of the task is accepted."""
+        tiles = apply("sub", Var("tile_end"), Var("first_tile"))
+        return apply("less", scaled(_count(PANELS), 2), tiles)
 
     def _own_rows(self) -> list[Stmt]:
         """Allocate what holds the rows of a group, and what splitting them needs."""
@@ -162,31 +206,35 @@ class AmxFixedKernel(RowTiles):
 
     # -- what scales lose --------------------------------------------------------------------------
 
-    def _judge_columns(self) -> list[Stmt]:
-        """Find the worst facts of the task's columns."""
+    def _judge_columns(self, panels: int) -> list[Stmt]:
+        """Refuse panels that would lose too much with most rows; find the worst facts of the other columns."""
         at = total(scaled(self._column_tile(total(Var("first_tile"), Var("t"))), FACTS * LANES), const(LANES))
-        keep = []
-        for fact in COLUMN_FACTS:
-            known, new = Load("worst", const(fact), float32), Load("facts", total(at, const(fact)), float32)
-            keep.append(Store("worst", const(fact), apply("maximum", known, new)))
+        new = [Load("facts", total(at, const(fact)), float32) for fact in COLUMN_FACTS]
+        known = [Load("worst", const(fact), float32) for fact in COLUMN_FACTS]
+        usual = const(USUAL_TERMS / self.problem.depth_count, float32)
+        fits = _fit(new, [const(0.0, float32), usual, usual])
+        keep = tuple(
+            Store("worst", const(fact), apply("maximum", old, value))
+            for fact, old, value in zip(COLUMN_FACTS, known, new, strict=True)
+        )
+        panel = apply("floor_div", Var("t"), const(2))
+        again = apply("equal", Load("refused_panels", panel, int32), _NONE)
+        refuse = If(again, _refuse("refused_panels", panel, PANELS))
         count = apply("sub", Var("tile_end"), Var("first_tile"))
         return [
             *(Store("worst", const(fact), const(0.0, float32)) for fact in COLUMN_FACTS),
-            For(Var("t"), count, LoopKind.SERIAL, tuple(keep)),
+            *(Store("refusals", of, _NONE) for of in (TASK, PANELS)),
+            For(Var("p"), const(panels), LoopKind.SERIAL, (Store("refused_panels", Var("p"), _NONE),)),
+            For(Var("t"), count, LoopKind.SERIAL, (If(fits, keep, (refuse,)),)),
         ]
 
     def _judge_rows(self) -> list[Stmt]:
-        """Refuse the tile if it would lose more than a chain with one of the columns even with four digits."""
-        zeros, lost, scarce = (Load("worst", const(fact), float32) for fact in COLUMN_FACTS)
-        tile = self._row_tile(Var("t"))
-        loss, few, thin = (Load("row_facts", fact_place(tile, name), float32) for name in ROW_FACTS)
-        both = apply("add", apply("mul", zeros, loss), apply("mul", lost, few))
-        enough = apply("less_equal", both, const(MOST_LOSS / LAST_DIGIT, float32))
-        several = apply("less_equal", apply("mul", scarce, thin), const(1 / FEWEST_TERMS, float32))
-        number = self._number(Var("t"))
-        counts = (Store("refusals", of, apply("add", _refusals(of), const(1, int32))) for of in (GROUP, TASK))
-        accept, refuse = (Store("refused", number, const(flag, int32)) for flag in (0, 1))
-        return [If(apply("bit_and", enough, several), (accept,), (refuse, *counts))]
+        """Refuse the tile if it would lose too much with one of the columns that are not refused."""
+        columns = [Load("worst", const(fact), float32) for fact in COLUMN_FACTS]
+        tile, number = self._row_tile(Var("t")), self._number(Var("t"))
+        rows = [Load("row_facts", fact_place(tile, name), float32) for name in ROW_FACTS]
+        accept = (Store("refused_rows", number, _NONE),)
+        return [If(_fit(columns, rows), accept, _refuse("refused_rows", number, GROUP, TASK))]
 
     def _judge(self) -> list[Stmt]:
         """Choose the precision of a pair of tiles: the shortest that is expected to lose less than a chain."""
@@ -206,7 +254,7 @@ class AmxFixedKernel(RowTiles):
         work = self._judge_rows()
         if not self.found.ahead:
             first = total(Var("row_first"), scaled(Var("t"), LANES))
-            go_on = apply("equal", _refused(self._number(Var("t"))), const(0, int32))
+            go_on = apply("equal", Load("refused_rows", self._number(Var("t")), int32), _NONE)
             work = self._split_tile(first, Var("row_end"), Var("t"), work, go_on)
         return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, tuple(work))]
 

@@ -339,17 +339,26 @@ class MacroKernel:
         statements: list[Stmt] = []
         if full:
             whole = apply("sub", least(Var("panel1"), full) if tail else Var("panel1"), Var("panel0"))
-            if packed.unit:
+            if packed.unit and self._packs_all():
                 depth = blocking.pass_depth
                 statements.append(call_side_by_side(packed, windows(Var("panel0")), runs, whole, depth))
             else:
                 here = Let(panel, total(Var("panel0"), Var("p")))
                 one = call_panel_kernel(packed, windows(panel), runs, blocking.tile.width)
-                statements.append(For(Var("p"), whole, LoopKind.SERIAL, (here, one)))
+                statements.append(For(Var("p"), whole, LoopKind.SERIAL, (here, self._if_wanted(panel, one))))
         if tail:
             ragged = call_panel_kernel(packed, windows(const(full)), runs, tail)
-            statements.append(If(apply("greater", Var("panel1"), const(full)), (ragged,)))
+            has_tail = apply("greater", Var("panel1"), const(full))
+            statements.append(If(has_tail, (self._if_wanted(const(full), ragged),)))
         return statements
+
+    def _packs_all(self) -> bool:
+        """Return whether every panel of a block is packed."""
+        return True
+
+    def _if_wanted(self, panel: Expr, packing: Stmt) -> Stmt:
+        """Return the packing of a panel, under the condition that it is wanted if not all are."""
+        return packing
 
     def _call(self, rows: int, vectors: int, ragged: int, panel: Expr, maps: dict[int, RowMap], joint: int = 1) -> Stmt:
         """One micro-kernel call: ``joint`` panels from ``panel`` on, ``vectors`` of each, the last one ``ragged``."""

@@ -206,6 +206,7 @@ def choose_fixed_blocking(problem: Problem, target: CpuTarget, threads: int) -> 
         column_chunks=1,
         staged=base.staged and len(problem.rows) == 1,
         ahead=False,
+        joint=1,
         overwritten=frozenset(),  # on the way back inputs are read again after the output has been written
     )
     steps = FixedBlocking(whole, levels, rows, 1, turned).steps

@@ -396,6 +396,32 @@ def test_only_tiles_with_refused_rows_go_the_way_back(monkeypatch, name, threads
     assert not same[15 if name == "two row axes" else 3] and same[32:].all()  # there, rows run over b first
 
 
+@needs_tiles
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [1e-32, 1e-41, np.inf, 1.0])
+@pytest.mark.parametrize("name", ["matmul", "several groups", "transposed rhs", "batched", "conv"])
+def test_only_panels_with_refused_columns_go_the_way_back(monkeypatch, name, size, threads):
+    """Dead filters, as training leaves them, and columns of one weight."""
+    spec, lhs, rhs, sizes = SPECS[name]
+    rng = np.random.default_rng(22)
+    arrays = [_random(rng, lhs), _random(rng, rhs)]
+    shape, target = _shape(spec, arrays, sizes), replace(TILES, l2_bytes=128 << 10)
+    lowered = _lower(monkeypatch, spec, arrays, sizes, target, threads)
+    native = Native(lowered, target, threads)
+    usual = native(arrays, aligned(shape, np.float32, np.nan)).copy()
+    columns = np.moveaxis(arrays[1], 0 if name == "transposed rhs" else -1, 0)
+    if size == 1.0:
+        columns[2] *= np.arange(columns[2].size).reshape(columns[2].shape) == 7
+    else:
+        columns[2] *= np.float32(size)
+    found = native(arrays, aligned(shape, np.float32, np.nan)).copy()
+    assert (found[..., 32:] == usual[..., 32:]).all() and not (found[..., 2] == usual[..., 2]).any()
+    if np.isfinite(size):
+        product = _evaluate(spec, [a.astype(np.float64) for a in arrays], sizes)
+        bound = _evaluate(spec, [np.abs(a).astype(np.float64) for a in arrays], sizes)
+        assert np.abs((found - product) / np.maximum(bound, 1e-36)).max() < 1e-6
+
+
 def test_emulated_way_back(monkeypatch):
     rng = np.random.default_rng(17)
     arrays = [_random(rng, (17, 128)), _random(rng, (128, 18))]
