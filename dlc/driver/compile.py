@@ -12,6 +12,7 @@ import numpy as np
 from dlc import config
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact, Shared, make_executable
+from dlc.driver.collector import collector_at_rest
 from dlc.driver.host import find_target
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.driver.report import CompileReport
@@ -75,6 +76,7 @@ def initial_state(graph: Graph) -> dict[str, np.ndarray]:
     return {name: aligned(np.array(arrays[name], order="C", copy=True)) for name in replaced}
 
 
+@collector_at_rest()
 def compile_bound(
     graph: Graph, options: CompileOptions, shared: Shared, binding: Mapping[str, int] | None = None
 ) -> Executable:
