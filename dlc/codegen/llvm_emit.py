@@ -16,6 +16,7 @@ from dlc.codegen.llvm_memory import address, conflicts, load, prefetch, store, t
 from dlc.codegen.llvm_pairs import accumulate_pairs
 from dlc.codegen.llvm_scalar import BASIC, call
 from dlc.codegen.llvm_state import Callee, FunctionState, Memory, ModuleState
+from dlc.codegen.llvm_tasks import emit_task_loop
 from dlc.codegen.llvm_tiles import TILE_STATEMENTS
 from dlc.codegen.llvm_types import memory_type, register_type
 from dlc.codegen.llvm_values import Value, integer, materialize, uniform_index
@@ -114,8 +115,9 @@ def _parameters(s: FunctionState, kernel: Kernel) -> list[str]:
     return parameters
 
 
-def _finish(s: FunctionState, header: str) -> str:
-    return "\n".join([header, "entry:", *s.allocas, *s.lines, "  ret void", "}"])
+def _finish(s: FunctionState) -> list[str]:
+    """Return the lines of a function between its header and its end."""
+    return ["entry:", *s.allocas, *s.lines, "  ret void"]
 
 
 def emit_entry(module: ModuleState, kernel: Kernel) -> int:
@@ -128,73 +130,36 @@ def emit_entry(module: ModuleState, kernel: Kernel) -> int:
         raise CompileError(f"kernel {kernel.name}: an entry kernel takes no scalars")
     s = FunctionState(module, kernel)
     parameters = _parameters(s, kernel)
-    loops = kernel.task_loops
-    extents = []
+    extents: list[int] = []
     body = kernel.body
-    for number, loop in enumerate(loops):
+    for loop in kernel.task_loops:
         if not isinstance(loop.extent, Const):
             raise CompileError(f"kernel {kernel.name}: parallel loop {loop.var.name} needs a constant extent")
-        extents.append(int(loop.extent.value))
-        parameters.append(f"i64 %task{number}")
-        s.env[loop.var.name] = uniform_index(f"%task{number}", 0, extents[-1] - 1)
+        extent = int(loop.extent.value)
+        if extent == 1:
+            s.env[loop.var.name] = integer(0)
+        else:
+            parameters.append(f"i64 %task{len(extents)}")
+            s.env[loop.var.name] = uniform_index(f"%task{len(extents)}", 0, extent - 1)
+            extents.append(extent)
         body = loop.body
     block(s, body)
     header = f"define internal void @{symbol}.task({', '.join(parameters)}, ptr noalias %scratch) #0 {{"
-    module.functions.append(_finish(s, header))
-    module.functions.append(_entry_function(kernel, symbol, extents))
+    module.functions.append("\n".join([header, *_finish(s), "}"]))
+    emit_task_loop(module, symbol, len(kernel.buffers), extents)
     return s.scratch_bytes
-
-
-def _entry_function(kernel: Kernel, symbol: str, extents: list[int]) -> str:
-    """The ABI function: loads buffer pointers, then runs tasks ``begin`` to ``end``."""
-    lines = [f"define void @{symbol}(ptr noalias %buffers, i64 %begin, i64 %end, ptr noalias %scratch) #0 {{", "entry:"]
-    arguments = []
-    for number in range(len(kernel.buffers)):
-        lines.append(f"  %p{number} = getelementptr inbounds ptr, ptr %buffers, i64 {number}")
-        lines.append(f"  %b{number} = load ptr, ptr %p{number}, align 8")
-        arguments.append(f"ptr %b{number}")
-    lines += [
-        "  %some = icmp slt i64 %begin, %end",
-        "  br i1 %some, label %run, label %done",
-        "run:",
-        "  %task = phi i64 [ %begin, %entry ], [ %next, %run ]",
-    ]
-    rest = "%task"
-    for number in reversed(range(len(extents))):
-        if number:
-            lines.append(f"  %i{number} = urem i64 {rest}, {extents[number]}")
-            lines.append(f"  %q{number} = udiv i64 {rest}, {extents[number]}")
-            rest = f"%q{number}"
-        else:
-            lines.append(f"  %i0 = add i64 {rest}, 0")
-    arguments += [f"i64 %i{number}" for number in range(len(extents))]
-    lines += [
-        f"  call void @{symbol}.task({', '.join([*arguments, 'ptr %scratch'])}) #0",
-        "  %next = add nsw i64 %task, 1",
-        "  %more = icmp slt i64 %next, %end",
-        "  br i1 %more, label %run, label %done",
-        "done:",
-        "  ret void",
-        "}",
-    ]
-    return "\n".join(lines)
 
 
 def _callee(module: ModuleState, kernel: Kernel) -> tuple[str, int]:
     """Return symbol and scratch bytes of a called kernel, emitting it the first time."""
-    known = module.callees.get(kernel)
+    known = module.find(kernel)
     if known is None:
         s = FunctionState(module, kernel)
         parameters = _parameters(s, kernel)
         block(s, kernel.body)
         symbol = symbol_of(kernel)
         signature = f"@{symbol}({', '.join([*parameters, 'ptr noalias %scratch'])}) noinline #0"
-        linkage = "" if module.shares_callees else "internal "
-        module.functions.append(_finish(s, f"define {linkage}void {signature} {{"))
-        module.own.add(symbol)
-        known = module.callees[kernel] = Callee(symbol, s.scratch_bytes, f"void {signature}")
-    elif known.symbol not in module.own:
-        module.declarations[known.signature] = None
+        known = module.define(kernel, Callee(symbol, s.scratch_bytes, f"void {signature}"), _finish(s))
     return known.symbol, known.scratch_bytes
 
 
