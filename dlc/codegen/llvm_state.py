@@ -82,6 +82,8 @@ class FunctionState:
         self.kernel = kernel
         self.lines: list[str] = []
         self.allocas: list[str] = []
+        self.opening: dict[str, str] = {}
+        """Instructions that come with the allocas -> their registers."""
         self.count = 0
         self.block = "entry"
         self.env: dict[str, Value] = {}
@@ -105,6 +107,14 @@ class FunctionState:
         count = self.count = self.count + 1
         name = f"%t{count}"
         self.lines.append(f"  {name} = {text}")
+        return name
+
+    def once(self, text: str) -> str:
+        """Return the register of an instruction on private arrays and literals alone, which opens the function."""
+        name = self.opening.get(text)
+        if name is None:
+            name = self.opening[text] = f"%{self.label('at')}"
+            self.allocas.append(f"  {name} = {text}")
         return name
 
     def do(self, text: str) -> None:
