@@ -360,9 +360,9 @@ def _step(spec: MicroSpec, half: bool = False) -> list[Stmt]:
             x: Expr = Load("rows", apply("add", at, column), spec.dtype) if spec.spread else Var(f"x{row}", panel_dtype)
             product = apply("mul", x, Load("b", column, panel_dtype))
             updates.append(Accumulate("acc", _slot(spec, row, vector), "fma_pairs" if spec.pairs else "fma", product))
-        limited = [updates.pop()] if spec.spread and spec.masked else []
+        masked = (updates.pop(),) if spec.spread and spec.masked else ()
         statements += _vector_loops(spec, tuple(updates))
-        statements += _vector_loops(spec, tuple(limited), apply("less", Var("lane"), Var("active")))
+        statements += _vector_loops(spec, masked, apply("less", Var("lane"), Var("active")))
     return statements
 
 
