@@ -244,13 +244,23 @@ def _prefetch_tiles(spec: MicroSpec) -> list[Stmt]:
     for number, form in enumerate(spec.reads):
         if form.rows != ROWS_NONE and form.lanes == LANES_UNIT:
             wanted.append((f"e{number}", f"e{number}_", form.rows))
-    skipped = spec.rows if spec.early else 0
-    return [
-        Prefetch(buffer, apply("add", _row(prefix, mode, row + skipped), const(vector * spec.lanes)))
-        for buffer, prefix, mode in wanted
-        for row in range(spec.rows)
-        for vector in range(spec.vectors)
-    ]
+    statements: list[Stmt] = []
+    for buffer, prefix, mode in wanted:
+        if mode == ROWS_STRIDE:
+            row = Var("row")
+            below = apply("add", row, const(spec.rows)) if spec.early else row
+            lines = _prefetch_row(spec, buffer, apply("mul", Var(f"{prefix}_stride"), below))
+            statements.append(For(row, const(spec.rows), LoopKind.SERIAL, lines))
+        else:
+            offsets = [_row(prefix, mode, number) for number in range(spec.rows)]
+            statements += [line for offset in offsets for line in _prefetch_row(spec, buffer, offset)]
+    return statements
+
+
+def _prefetch_row(spec: MicroSpec, buffer: str, offset: Expr) -> tuple[Stmt, ...]:
+    """Ask for the lines of the row that begins at ``offset``."""
+    places = [apply("add", offset, const(vector * spec.lanes)) for vector in range(spec.vectors)]
+    return tuple(Prefetch(buffer, place) for place in places)
 
 
 def _slot(spec: MicroSpec, row: int, vector: int) -> Expr:
