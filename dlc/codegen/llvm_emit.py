@@ -84,6 +84,7 @@ def module_text(module: ModuleState) -> str:
         *module.functions,
         f"attributes #0 = {{ {attributes} }}",
         "attributes #1 = { nounwind willreturn memory(none) }",
+        f"attributes #2 = {{ noinline optnone {attributes} }}",
         "",
     ]
     return "\n".join(parts)
