@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dlc import config
+from dlc.driver.collector import collector_at_rest
 from dlc.driver.compile import compile_graph
 from dlc.driver.models import load_known
 from dlc.errors import DlcError
@@ -46,17 +47,22 @@ def load(
     in its folder, or under ``external_data_root``. Raises a DlcError that names the offender for anything wrong.
     A file that was imported before is known by the code cache; its graph is then made when it is first looked at.
     """
+    with collector_at_rest():
+        graph, messages = _load(source, shapes, external_data_root)
+    for message in messages:
+        warnings.warn(message, stacklevel=2)
+    return graph
+
+
+def _load(source: Any, shapes: Any, external_data_root: Any) -> tuple[Graph, tuple[str, ...]]:
+    """Return the graph, from the code cache where it knows the file, and the warnings of its import."""
     imported = partial(_import, source, shapes, external_data_root)
     if isinstance(source, str | PathLike) and config.cache_enabled():
         root = str(Path(external_data_root).resolve()) if external_data_root is not None else ""
         question = {"shapes": _text_of(shapes), "root": root}
-        graph, messages = load_known(Path(fspath(source)), question, frontend_digest(), imported)
-    else:
-        found = imported()
-        graph, messages = found.graph, found.warnings
-    for message in messages:
-        warnings.warn(message, stacklevel=2)
-    return graph
+        return load_known(Path(fspath(source)), question, frontend_digest(), imported)
+    found = imported()
+    return found.graph, found.warnings
 
 
 def _import(source: Any, shapes: Any, external_data_root: Any) -> Any:

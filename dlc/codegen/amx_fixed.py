@@ -1,8 +1,8 @@
 """Float32 contractions on AMX in fixed point: products of bytes. Columns are split ahead, rows ahead or by each task.
 
-A task first learns how much the scales of its columns and of its rows would lose. Panels of columns and tiles of rows of
-which that is too much, or that are out of range, are multiplied by fused multiply-adds in the end. It must not know other
-paths but the loops that it shares with them.
+A task first learns how much the scales of its columns and of its rows would lose. Panels of columns and tiles of rows
+of which that is too much, or that are out of range, are multiplied by fused multiply-adds in the end. It must not know
+other paths but the loops that it shares with them.
 """
 
 from __future__ import annotations

@@ -102,10 +102,10 @@ class MacroKernel:
         tile_end = least(total(first_tile, const(tiles)), blocking.tile_count)
         panel_end = least(total(first_panel, const(panels)), blocking.panels)
         block = total(first_panel, scaled(Var("nb"), blocking.block_panels))
-        lets: list[Stmt] = [
-            Let(Var("panel0"), block),
-            Let(Var("panel1"), least(total(Var("panel0"), const(blocking.block_panels)), panel_end)),
-        ]
+        block_end = total(Var("panel0"), const(blocking.block_panels))
+        if not self._equal_blocks():
+            block_end = least(block_end, panel_end)
+        lets: list[Stmt] = [Let(Var("panel0"), block), Let(Var("panel1"), block_end)]
         if blocking.row_chunks > 1 and blocking.tile_count % tiles:
             tile_count: Expr = apply("sub", tile_end, first_tile)
         else:
@@ -129,6 +129,11 @@ class MacroKernel:
         if blocking.passes > 1:
             statements = [For(Var("pass"), const(blocking.passes), LoopKind.SERIAL, tuple(statements))]
         return statements
+
+    def _equal_blocks(self) -> bool:
+        """Whether all blocks of panels are of one size."""
+        blocking = self.blocking
+        return blocking.panels % (blocking.column_chunks * blocking.block_panels) == 0
 
     def _tile_loop(self, first_tile: Expr, count: Expr) -> For:
         """All row tiles of a chunk; where rows are staged, some tiles together."""
@@ -178,6 +183,8 @@ class MacroKernel:
             end = least(end, full)
         if full:
             count: Expr = apply("sub", end, Var("panel0"))
+            if self._equal_blocks() and not tail:
+                count = const(self.blocking.block_panels)
             panel = total(Var("panel0"), Var("p"))
             joint = self.blocking.joint
             if joint > 1:

@@ -16,8 +16,9 @@ from dlc.codegen.contract_index import decode, offset, scaled, total
 from dlc.codegen.depth_levels import level_scalars, nested_levels
 from dlc.codegen.microkernel import LINE_BYTES
 from dlc.codegen.pack_pairs import paired_panel_kernel
+from dlc.codegen.square import turn
 from dlc.ir.expr import Expr, Load, Var, apply, const, select
-from dlc.ir.kernel import Buffer, Call, For, If, Kernel, Let, LoopKind, Stmt, Store, Transpose, Window
+from dlc.ir.kernel import Buffer, Call, For, If, Kernel, Let, LoopKind, Stmt, Store, Window
 from dlc.ir.types import DType
 
 ELEMENTS_PER_TASK = 1 << 14
@@ -213,9 +214,9 @@ def panel_kernel(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool
     if form == CROSSED:
         long = apply("greater_equal", extent, const(side))
         count = apply("floor_div", apply("add", extent, const(side - 1)), const(side))
-        for column in range(0, vectors * lanes, side):
-            square = tuple(_square(side, vectors * lanes, column, deepest, ragged))
-            loops.append(For(Var("square"), select(long, count, const(0)), LoopKind.SERIAL, square))
+        square = tuple(_square(dtype, side, vectors * lanes, deepest, ragged))
+        squares = For(Var("square"), select(long, count, const(0)), LoopKind.SERIAL, square)
+        loops.append(For(Var("strip"), const(vectors * lanes // side), LoopKind.SERIAL, (squares,)))
         rest = select(long, const(0), extent)
     k = Var("k")
     lets = (
@@ -247,14 +248,16 @@ def _depth_step(dtype: DType, lanes: int, vectors: int, form: str, ragged: bool)
     return statements
 
 
-def _square(side: int, width: int, first: int, deepest: int, ragged: bool) -> list[Stmt]:
-    """Transpose a square of ``side`` depth steps and columns from ``first`` on, of a panel of ``width`` columns."""
+def _square(dtype: DType, side: int, width: int, deepest: int, ragged: bool) -> list[Stmt]:
+    """Transpose a ``square`` of ``side`` depth steps and columns in a ``strip`` of a panel of ``width`` columns."""
     k = apply("minimum", scaled(Var("square"), side), apply("sub", Var(f"n{deepest}"), const(side)))
-    column: Expr = const(first)
+    first = scaled(Var("strip"), side)
+    column: Expr = first
     rows: Expr | None = None
     if ragged:
-        column = apply("minimum", column, apply("sub", Var("columns"), const(1)))
+        column = apply("minimum", first, apply("sub", Var("columns"), const(1)))
         rows = apply("sub", Var("columns"), column)
     start = total(Var(f"at{deepest}"), Var("k"), apply("mul", Var("stride"), column))
-    into = Window("packed", total(scaled(total(Var("first"), Var("k")), width), const(first)))
-    return [Let(Var("k"), k), Transpose(into, const(width), Window("source", start), Var("stride"), side, rows)]
+    into = Window("packed", total(scaled(total(Var("first"), Var("k")), width), first))
+    square = turn(dtype, side, into, const(width), Window("source", start), Var("stride"), rows)
+    return [Let(Var("k"), k), square]

@@ -15,6 +15,7 @@ from dlc.ir.kernel import (
     Accumulate,
     Alloc,
     Buffer,
+    Call,
     For,
     If,
     Kernel,
@@ -95,6 +96,14 @@ def used_buffers(body: Sequence[Stmt]) -> tuple[set[str], set[str]]:
             case Transpose(target=target, source=source):
                 written.add(target.buffer)
                 exprs += [target.offset, Load(source.buffer, source.offset, bool_)]
+            case Call(kernel=kernel, windows=windows, scalars=scalars):
+                exprs += scalars
+                for parameter, window in zip(kernel.buffers, windows, strict=True):
+                    if parameter.writable:
+                        written.add(window.buffer)
+                        exprs.append(window.offset)
+                    else:
+                        exprs.append(Load(window.buffer, window.offset, bool_))
             case Alloc():
                 pass
     read = {e.buffer for e in distinct(exprs) if isinstance(e, Load | Horizontal)}

@@ -15,9 +15,9 @@ from dlc.codegen.llvm_expr import evaluate, evaluate_deep
 from dlc.codegen.llvm_memory import address, conflicts, load, prefetch, store, transpose
 from dlc.codegen.llvm_pairs import accumulate_pairs
 from dlc.codegen.llvm_scalar import BASIC, call
-from dlc.codegen.llvm_state import TILES, Callee, FunctionState, Memory, ModuleState
+from dlc.codegen.llvm_state import Callee, FunctionState, Memory, ModuleState
+from dlc.codegen.llvm_tasks import emit_task_loop
 from dlc.codegen.llvm_tiles import TILE_STATEMENTS
-from dlc.codegen.llvm_tiles_emulated import TILES_BYTES
 from dlc.codegen.llvm_types import memory_type, register_type
 from dlc.codegen.llvm_values import Value, integer, materialize, uniform_index
 from dlc.codegen.target import CpuTarget
@@ -84,6 +84,7 @@ def module_text(module: ModuleState) -> str:
         *module.functions,
         f"attributes #0 = {{ {attributes} }}",
         "attributes #1 = { nounwind willreturn memory(none) }",
+        f"attributes #2 = {{ noinline optnone {attributes} }}",
         "",
     ]
     return "\n".join(parts)
@@ -115,8 +116,9 @@ def _parameters(s: FunctionState, kernel: Kernel) -> list[str]:
     return parameters
 
 
-def _finish(s: FunctionState, header: str) -> str:
-    return "\n".join([header, "entry:", *s.allocas, *s.lines, "  ret void", "}"])
+def _finish(s: FunctionState) -> list[str]:
+    """Return the lines of a function between its header and its end."""
+    return ["entry:", *s.allocas, *s.lines, "  ret void"]
 
 
 def emit_entry(module: ModuleState, kernel: Kernel) -> int:
@@ -129,65 +131,30 @@ def emit_entry(module: ModuleState, kernel: Kernel) -> int:
         raise CompileError(f"kernel {kernel.name}: an entry kernel takes no scalars")
     s = FunctionState(module, kernel)
     parameters = _parameters(s, kernel)
-    loops = kernel.task_loops
-    extents = []
+    extents: list[int] = []
     body = kernel.body
-    for number, loop in enumerate(loops):
+    for loop in kernel.task_loops:
         if not isinstance(loop.extent, Const):
             raise CompileError(f"kernel {kernel.name}: parallel loop {loop.var.name} needs a constant extent")
-        extents.append(int(loop.extent.value))
-        parameters.append(f"i64 %task{number}")
-        s.env[loop.var.name] = uniform_index(f"%task{number}", 0, extents[-1] - 1)
+        extent = int(loop.extent.value)
+        if extent == 1:
+            s.env[loop.var.name] = integer(0)
+        else:
+            parameters.append(f"i64 %task{len(extents)}")
+            s.env[loop.var.name] = uniform_index(f"%task{len(extents)}", 0, extent - 1)
+            extents.append(extent)
         body = loop.body
     block(s, body)
     parameters += [f"ptr noalias {pointer}" for pointer in module.frame]
     header = f"define internal void @{symbol}.task({', '.join(parameters)}) #0 {{"
-    module.functions.append(_finish(s, header))
-    module.functions.append(_entry_function(kernel, symbol, extents, module.frame))
+    module.functions.append("\n".join([header, *_finish(s), "}"]))
+    emit_task_loop(module, symbol, len(kernel.buffers), extents)
     return s.scratch_bytes
-
-
-def _entry_function(kernel: Kernel, symbol: str, extents: list[int], frame: Sequence[str]) -> str:
-    """The ABI function: loads buffer pointers, then runs tasks ``begin`` to ``end``."""
-    lines = [f"define void @{symbol}(ptr noalias %buffers, i64 %begin, i64 %end, ptr noalias %scratch) #0 {{", "entry:"]
-    if TILES in frame:
-        lines.append(f"  {TILES} = alloca [{TILES_BYTES} x i8], align {_ALIGN}")
-    arguments = []
-    for number in range(len(kernel.buffers)):
-        lines.append(f"  %p{number} = getelementptr inbounds ptr, ptr %buffers, i64 {number}")
-        lines.append(f"  %b{number} = load ptr, ptr %p{number}, align 8")
-        arguments.append(f"ptr %b{number}")
-    lines += [
-        "  %some = icmp slt i64 %begin, %end",
-        "  br i1 %some, label %run, label %done",
-        "run:",
-        "  %task = phi i64 [ %begin, %entry ], [ %next, %run ]",
-    ]
-    rest = "%task"
-    for number in reversed(range(len(extents))):
-        if number:
-            lines.append(f"  %i{number} = urem i64 {rest}, {extents[number]}")
-            lines.append(f"  %q{number} = udiv i64 {rest}, {extents[number]}")
-            rest = f"%q{number}"
-        else:
-            lines.append(f"  %i0 = add i64 {rest}, 0")
-    arguments += [f"i64 %i{number}" for number in range(len(extents))]
-    arguments += [f"ptr {pointer}" for pointer in frame]
-    lines += [
-        f"  call void @{symbol}.task({', '.join(arguments)}) #0",
-        "  %next = add nsw i64 %task, 1",
-        "  %more = icmp slt i64 %next, %end",
-        "  br i1 %more, label %run, label %done",
-        "done:",
-        "  ret void",
-        "}",
-    ]
-    return "\n".join(lines)
 
 
 def _callee(module: ModuleState, kernel: Kernel) -> tuple[str, int]:
     """Return symbol and scratch bytes of a called kernel, emitting it the first time."""
-    known = module.callees.get(kernel)
+    known = module.find(kernel)
     if known is None:
         s = FunctionState(module, kernel)
         parameters = _parameters(s, kernel)
@@ -195,12 +162,7 @@ def _callee(module: ModuleState, kernel: Kernel) -> tuple[str, int]:
         symbol = symbol_of(kernel)
         parameters += [f"ptr noalias {pointer}" for pointer in module.frame]
         signature = f"@{symbol}({', '.join(parameters)}) noinline #0"
-        linkage = "" if module.shares_callees else "internal "
-        module.functions.append(_finish(s, f"define {linkage}void {signature} {{"))
-        module.own.add(symbol)
-        known = module.callees[kernel] = Callee(symbol, s.scratch_bytes, f"void {signature}")
-    elif known.symbol not in module.own:
-        module.declarations[known.signature] = None
+        known = module.define(kernel, Callee(symbol, s.scratch_bytes, f"void {signature}"), _finish(s))
     return known.symbol, known.scratch_bytes
 
 

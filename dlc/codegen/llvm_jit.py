@@ -6,15 +6,14 @@ at its first level (promote, simplify, hoist out of loops) is enough. It must no
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import threading
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
 
 import llvmlite.binding as llvm
-from llvmlite.binding import ffi
 
+from dlc.codegen import llvm_calls
 from dlc.codegen.llvm_target import host_target, initialize, target_machine
 from dlc.codegen.target import CpuTarget
 from dlc.errors import CompileError
@@ -23,73 +22,39 @@ _numbers = itertools.count()
 _session_lock = threading.Lock()
 
 
-LIBRARY: str = ffi.lib._name
-"""Path of the library that LLVM is in."""
-
-
-def _without_lock(name: str) -> Any:
-    """Return one of llvmlite's functions free of its process-wide lock.
-
-    LLVM itself allows threads to work in different contexts, and ctypes drops the interpreter's lock: with
-    the two long calls unlocked, modules compile side by side.
-    """
-    locked = getattr(ffi.lib, name)
-    function = getattr(ctypes.CDLL(ffi.lib._name), name)
-    function.argtypes, function.restype = locked.argtypes, locked.restype
-    return function
-
-
-_run_passes = _without_lock("LLVMPY_RunNewFunctionPassManager")
-_emit_to_memory = _without_lock("LLVMPY_TargetMachineEmitToMemory")
-
-
-def _optimized(text: str, target: CpuTarget) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    initialize()
-    context = llvm.create_context()
-    try:
-        module = llvm.parse_assembly(text, context)
-        module.verify()
-    except RuntimeError as error:
-        raise CompileError(f"LLVM refuses the generated code: {error}") from error
-    machine = target_machine(target)
-    options = llvm.create_pipeline_tuning_options(speed_level=1)
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    options.loop_unrolling = False
-    options.loop_interleaving = False
-    builder = llvm.create_pass_builder(machine, options)
-    manager = builder.getFunctionPassManager()
-    for function in module.functions:
-        if not function.is_declaration:
-            _run_passes(manager, function, builder)
-    return module, machine
-
-
-def _emit(machine: llvm.TargetMachine, module: llvm.ModuleRef, as_object: bool) -> bytes:
-    with ffi.OutputString() as problem:
-        buffer = _emit_to_memory(machine, module, int(as_object), problem)
-        if not buffer:
-            raise CompileError(f"LLVM cannot generate code: {problem}")
-    try:
-        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
-    finally:
-        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
-
-
 def compile_module(text: str, target: CpuTarget) -> bytes:
     """Compile LLVM IR ``text`` to a relocatable object; any number of threads may do so at once.
 
     Raises:
         CompileError: LLVM rejects the text.
     """
-    module, machine = _optimized(text, target)
-    return _emit(machine, module, as_object=True)
+    return _compile(text, target, as_object=True)
 
 
 def assembly(text: str, target: CpuTarget) -> str:
     """Return the assembly that ``compile_module`` would encode."""
-    module, machine = _optimized(text, target)
-    return _emit(machine, module, as_object=False).decode()
+    return _compile(text, target, as_object=False).decode()
+
+
+def _compile(text: str, target: CpuTarget, as_object: bool) -> bytes:
+    initialize()
+    machine = target_machine(target)
+    try:
+        with llvm_calls.parsed(text) as module:
+            llvm_calls.run_passes(module, machine, _options())
+            return llvm_calls.emit(module, machine, as_object)
+    except ValueError as error:
+        raise CompileError(f"LLVM refuses the generated code: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _options() -> llvm.PipelineTuningOptions:
+    options = llvm.create_pipeline_tuning_options(speed_level=1)
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    options.loop_unrolling = False
+    options.loop_interleaving = False
+    return options
 
 
 class NativeCode:

@@ -27,7 +27,10 @@ def address(s: FunctionState, memory: Memory, index: Value, inbounds: bool = Tru
     if index.text == "0":
         return memory.pointer
     flags = " inbounds" if inbounds else ""
-    return s.op(f"getelementptr{flags} {memory_type(memory.dtype)}, ptr {memory.pointer}, i64 {index.text}")
+    text = f"getelementptr{flags} {memory_type(memory.dtype)}, ptr {memory.pointer}, i64 {index.text}"
+    if memory.private and index.text[0] != "%":
+        return s.once(text)
+    return s.op(text)
 
 
 def _addresses(s: FunctionState, memory: Memory, index: Value, lanes: int) -> str:

@@ -6,6 +6,7 @@ functions in their own modules over this state.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from dlc.codegen.llvm_values import Value
@@ -29,7 +30,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Callee:
-    """A called kernel that has been emitted: its symbol, the scratch bytes that it needs, its LLVM signature."""
+    """A shared function that has been emitted: its symbol, the scratch bytes that it needs, its LLVM signature."""
 
     symbol: str
     scratch_bytes: int
@@ -38,8 +39,8 @@ class Callee:
 
 TILES = "%tiles"
 """Where a function finds the tile registers of its thread if they are emulated."""
-Library = dict[Kernel, Callee]
-"""Called kernels that modules loaded together have emitted so far."""
+Library = dict[Hashable, Callee]
+"""Functions that kernels share, by what they are made of, and that modules loaded together have emitted so far."""
 
 
 class ModuleState:
@@ -55,13 +56,28 @@ class ModuleState:
         self.shares_callees = library is not None
         self.callees: Library = library if library is not None else {}
         self.own: set[str] = set()
-        """Symbols of called kernels that this module defines."""
+        """Symbols of shared functions that this module defines."""
         self.functions: list[str] = []
 
     @property
     def frame(self) -> tuple[str, ...]:
         """Pointers that every function gets from its caller: scratch memory, and tiles where they are emulated."""
         return ("%scratch", TILES) if self.target.emulated else ("%scratch",)
+
+    def find(self, key: Hashable) -> Callee | None:
+        """Return the shared function of ``key`` and make it known in this module; None if there is none yet."""
+        known = self.callees.get(key)
+        if known is not None and known.symbol not in self.own:
+            self.declarations[known.signature] = None
+        return known
+
+    def define(self, key: Hashable, callee: Callee, lines: Sequence[str]) -> Callee:
+        """Add the function of ``key``, whose body is ``lines``, for this module and those that share its library."""
+        linkage = "" if self.shares_callees else "internal "
+        self.functions.append("\n".join([f"define {linkage}{callee.signature} {{", *lines, "}"]))
+        self.own.add(callee.symbol)
+        self.callees[key] = callee
+        return callee
 
 
 class FunctionState:
@@ -73,6 +89,8 @@ class FunctionState:
         self.kernel = kernel
         self.lines: list[str] = []
         self.allocas: list[str] = []
+        self.opening: dict[str, str] = {}
+        """Instructions that come with the allocas -> their registers."""
         self.count = 0
         self.block = "entry"
         self.env: dict[str, Value] = {}
@@ -96,6 +114,14 @@ class FunctionState:
         count = self.count = self.count + 1
         name = f"%t{count}"
         self.lines.append(f"  {name} = {text}")
+        return name
+
+    def once(self, text: str) -> str:
+        """Return the register of an instruction on private arrays and literals alone, which opens the function."""
+        name = self.opening.get(text)
+        if name is None:
+            name = self.opening[text] = f"%{self.label('at')}"
+            self.allocas.append(f"  {name} = {text}")
         return name
 
     def do(self, text: str) -> None:

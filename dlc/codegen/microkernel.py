@@ -244,13 +244,23 @@ def _prefetch_tiles(spec: MicroSpec) -> list[Stmt]:
     for number, form in enumerate(spec.reads):
         if form.rows != ROWS_NONE and form.lanes == LANES_UNIT:
             wanted.append((f"e{number}", f"e{number}_", form.rows))
-    skipped = spec.rows if spec.early else 0
-    return [
-        Prefetch(buffer, apply("add", _row(prefix, mode, row + skipped), const(vector * spec.lanes)))
-        for buffer, prefix, mode in wanted
-        for row in range(spec.rows)
-        for vector in range(spec.vectors)
-    ]
+    statements: list[Stmt] = []
+    for buffer, prefix, mode in wanted:
+        if mode == ROWS_STRIDE:
+            row = Var("row")
+            below = apply("add", row, const(spec.rows)) if spec.early else row
+            lines = _prefetch_row(spec, buffer, apply("mul", Var(f"{prefix}_stride"), below))
+            statements.append(For(row, const(spec.rows), LoopKind.SERIAL, lines))
+        else:
+            offsets = [_row(prefix, mode, number) for number in range(spec.rows)]
+            statements += [line for offset in offsets for line in _prefetch_row(spec, buffer, offset)]
+    return statements
+
+
+def _prefetch_row(spec: MicroSpec, buffer: str, offset: Expr) -> tuple[Stmt, ...]:
+    """Ask for the lines of the row that begins at ``offset``."""
+    places = [apply("add", offset, const(vector * spec.lanes)) for vector in range(spec.vectors)]
+    return tuple(Prefetch(buffer, place) for place in places)
 
 
 def _slot(spec: MicroSpec, row: int, vector: int) -> Expr:
@@ -268,14 +278,21 @@ def _out_index(spec: MicroSpec, row: int | Var, vector: int) -> Expr:
 def _each_vector(
     spec: MicroSpec, statements: Callable[[int, int], tuple[Stmt, ...]], masked: bool | None = None
 ) -> list[Stmt]:
-    """Return a vector loop per accumulator; where the kernel is masked, the last of a row is limited."""
+    """Return a vector loop per row over its accumulators; where the kernel is masked, the last one's is limited."""
+    last_limited = spec.masked if masked is None else masked
+    whole = spec.vectors - 1 if last_limited else spec.vectors
     loops: list[Stmt] = []
     for row in range(spec.rows):
-        for vector in range(spec.vectors):
-            limited = (spec.masked if masked is None else masked) and vector == spec.vectors - 1
-            active = apply("less", Var("lane"), Var("active")) if limited else None
-            loops.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, statements(row, vector), active))
+        body = tuple(s for vector in range(whole) for s in statements(row, vector))
+        loops += _vector_loops(spec, body)
+        if last_limited:
+            loops += _vector_loops(spec, statements(row, whole), apply("less", Var("lane"), Var("active")))
     return loops
+
+
+def _vector_loops(spec: MicroSpec, body: tuple[Stmt, ...], active: Expr | None = None) -> list[Stmt]:
+    """Return the loop over lanes, if there is anything to do in it."""
+    return [For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, body, active)] if body else []
 
 
 def _depth_loops(spec: MicroSpec) -> list[Stmt]:
@@ -347,14 +364,15 @@ def _step(spec: MicroSpec, half: bool = False) -> list[Stmt]:
         if not spec.spread:
             value = _pair(at, half) if spec.pairs else Load("rows", at, spec.dtype)
             statements.append(Let(Var(f"x{row}", panel_dtype), value))
+        updates: list[Stmt] = []
         for vector in range(spec.vectors):
             column = _column(spec, vector)
             x: Expr = Load("rows", apply("add", at, column), spec.dtype) if spec.spread else Var(f"x{row}", panel_dtype)
             product = apply("mul", x, Load("b", column, panel_dtype))
-            update = Accumulate("acc", _slot(spec, row, vector), "fma_pairs" if spec.pairs else "fma", product)
-            limited = spec.spread and spec.masked and vector == spec.vectors - 1
-            active = apply("less", Var("lane"), Var("active")) if limited else None
-            statements.append(For(Var("lane"), const(spec.lanes), LoopKind.VECTOR, (update,), active))
+            updates.append(Accumulate("acc", _slot(spec, row, vector), "fma_pairs" if spec.pairs else "fma", product))
+        masked = (updates.pop(),) if spec.spread and spec.masked else ()
+        statements += _vector_loops(spec, tuple(updates))
+        statements += _vector_loops(spec, masked, apply("less", Var("lane"), Var("active")))
     return statements
 
 

@@ -14,11 +14,12 @@ from math import prod
 from dlc.codegen.bindings import names, place, write_all
 from dlc.codegen.loop_nest import axis_simplifier, index_roots
 from dlc.codegen.schedule_loops import LANE, chunk_loop, parallel, serial, split_tasks, vector_lanes, wanted_tasks
+from dlc.codegen.square import turn
 from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis
 from dlc.ir.cost import cost, distinct
 from dlc.ir.expr import Apply, Expr, Load, Var, apply, children, const, substitute
-from dlc.ir.kernel import Alloc, Buffer, For, Let, LoopKind, Space, Stmt, Store, Transpose, Window
+from dlc.ir.kernel import Alloc, Buffer, For, Let, LoopKind, Space, Stmt, Store, Window
 from dlc.ir.simplify import Affine, Simplifier, depends_on
 
 _SHORTEST = 8
@@ -163,9 +164,8 @@ def _tile_loops(
         straight, turned = f"rows{number}", f"columns{number}"
         for name in (straight, turned):
             fill.append(Alloc(Buffer(name, load.dtype, lanes * lanes, Space.LOCAL, writable=True)))
-        squares.append(
-            Transpose(Window(turned, const(0)), const(lanes), Window(straight, const(0)), const(lanes), lanes)
-        )
+        into, out_of = Window(turned, const(0)), Window(straight, const(0))
+        squares.append(turn(load.dtype, lanes, into, const(lanes), out_of, const(lanes)))
         mapping[load] = Load(turned, apply("add", apply("mul", run, const(lanes)), LANE), load.dtype)
     fill += [_copy_rows(crossing, first, begin, lanes), *squares]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from dlc import config
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact, Shared, make_executable
-from dlc.driver.host import find_target
+from dlc.driver.collector import collector_at_rest
+from dlc.driver.host import find_target, runtime_beside
 from dlc.driver.options import CompileOptions, binding_from_shapes, graph_symbols
 from dlc.driver.report import CompileReport
 from dlc.driver.store import artifact_key, load_artifact, store_artifact
@@ -75,6 +75,7 @@ def initial_state(graph: Graph) -> dict[str, np.ndarray]:
     return {name: aligned(np.array(arrays[name], order="C", copy=True)) for name in replaced}
 
 
+@collector_at_rest()
 def compile_bound(
     graph: Graph, options: CompileOptions, shared: Shared, binding: Mapping[str, int] | None = None
 ) -> Executable:
@@ -90,7 +91,7 @@ def compile_bound(
         executable = make_executable(artifact, initial, *ports(graph, binding), options.threads, shared)
     if report.cache != "hit":  # the compiler was loaded, and worked
         with report.phase("release"):
-            release_memory(import_module("dlc.codegen.llvm_jit").LIBRARY)
+            release_memory(import_module("dlc.codegen.llvm_calls").LIBRARY)
     memory = executable.memory
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)
@@ -101,9 +102,13 @@ def compile_bound(
     return executable
 
 
-def _compiler() -> ModuleType:
-    """Return the module that builds artifacts, loaded when first needed: a warm start does without it."""
-    return import_module("dlc.driver.build")
+def _build(
+    graph: Graph, binding: Mapping[str, int], options: CompileOptions, target: CpuTarget, report: CompileReport
+) -> Artifact:
+    """Build the artifact by modules that a warm start does without; LLVM begins with what does not wait for them."""
+    with runtime_beside():
+        artifact: Artifact = import_module("dlc.driver.build").build_artifact(graph, binding, options, target, report)
+    return artifact
 
 
 def find_artifact(
@@ -111,13 +116,13 @@ def find_artifact(
 ) -> Artifact:
     """Take the artifact from the code cache, or build it and keep it there. A dump always builds."""
     if not config.cache_enabled():
-        return _compiler().build_artifact(graph, binding, options, target, report)
+        return _build(graph, binding, options, target, report)
     with report.phase("cache"):
         key = artifact_key(graph, options, target, binding)
         artifact = load_artifact(key) if options.dump is None else None
     report.cache = "hit" if artifact is not None else "miss"
     if artifact is None:
-        artifact = _compiler().build_artifact(graph, binding, options, target, report)
+        artifact = _build(graph, binding, options, target, report)
         with report.phase("store"):
             store_artifact(key, artifact)
     return artifact

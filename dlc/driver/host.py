@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import import_module
@@ -51,6 +52,22 @@ def native_runtime() -> NativeRuntime:
             addresses = {symbol: code.address(symbol) for symbol in RUNTIME_SYMBOLS}
             _runtime.append(NativeRuntime.from_addresses(addresses, code))
         return _runtime[0]
+
+
+@contextmanager
+def runtime_beside() -> Iterator[None]:
+    """Make the native runtime on a thread of its own while the block runs; who needs it first meets any error."""
+
+    def make() -> None:
+        with suppress(Exception):
+            native_runtime()
+
+    thread = threading.Thread(target=make, name="dlc-runtime")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _runtime_objects() -> list[bytes]:

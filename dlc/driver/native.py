@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dlc.codegen.llvm_emit import emit_entry, module_text, symbol_of
 from dlc.codegen.llvm_jit import assembly, compile_module
 from dlc.codegen.llvm_state import Library, ModuleState
 from dlc.codegen.target import CpuTarget
 from dlc.ir.kernel import Kernel
-from dlc.ir.kernel_digest import fingerprint
+from dlc.ir.kernel_digest import fingerprint, renamed
 from dlc.ir.text_kernel import print_kernel
 
 MODULE_TEXT = 64 << 10
@@ -69,7 +69,7 @@ class KernelCompiler:
             return known[1]
         digest = fingerprint(kernel)
         if digest not in self.kernels:
-            self.kernels[digest] = replace(kernel, name=f"{kernel.name.split('_')[0]}_{digest[:12]}")
+            self.kernels[digest] = renamed(kernel, f"{kernel.name.split('_')[0]}_{digest[:12]}")
             self._add(self.kernels[digest])
         symbol = symbol_of(self.kernels[digest])
         self._known[id(kernel)] = (kernel, symbol)  # the kernel is kept, so that its id stays its own

@@ -6,8 +6,7 @@ Walks statements and expressions as data. It must not know how they print.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields
-from functools import lru_cache
+from dataclasses import fields, replace
 from typing import Any
 
 from dlc.ir.expr import Apply, Const, Expr, Horizontal, Load, Read, Var, children
@@ -18,15 +17,22 @@ _EXPRESSIONS = frozenset((Apply, Const, Horizontal, Load, Read, Var))
 
 
 def fingerprint(kernel: Kernel) -> str:
-    """Return a hex digest of what ``kernel`` does, whatever it is called."""
-    return _digest(kernel.buffers, kernel.scalars, kernel.body)
+    """Return a hex digest of what ``kernel`` does, whatever it is called; a kernel object is read once."""
+    known: str | None = kernel.__dict__.get("_digest")
+    if known is None:
+        writer = _Writer()
+        writer.write((kernel.buffers, kernel.scalars, kernel.body))
+        known = hashlib.sha256(repr((list(writer.expressions), writer.parts)).encode()).hexdigest()
+        object.__setattr__(kernel, "_digest", known)
+    return known
 
 
-@lru_cache(maxsize=4096)
-def _digest(buffers: tuple, scalars: tuple, body: tuple) -> str:
-    writer = _Writer()
-    writer.write((buffers, scalars, body))
-    return hashlib.sha256(repr((list(writer.expressions), writer.parts)).encode()).hexdigest()
+def renamed(kernel: Kernel, name: str) -> Kernel:
+    """Return the same kernel under another name, which leaves its digest as it is."""
+    digest = fingerprint(kernel)
+    kernel = replace(kernel, name=name)
+    object.__setattr__(kernel, "_digest", digest)
+    return kernel
 
 
 _names: dict[type, tuple[str, ...]] = {}
@@ -47,7 +53,8 @@ class _Writer:
         """Write a statement, a tuple of them, or what they are made of."""
         kind = type(value)
         if kind in _EXPRESSIONS:
-            self.parts.append(self.number(value))
+            number = self.numbers.get(id(value))
+            self.parts.append(self.number(value) if number is None else number)
         elif kind is tuple:
             self.parts.append(f"({len(value)}")
             for element in value:
@@ -71,17 +78,13 @@ class _Writer:
         pending = [expr]
         while pending:
             current = pending[-1]
-            if id(current) in numbers:
-                pending.pop()
-                continue
             below = children(current)
-            missing = [child for child in below if id(child) not in numbers]
-            if missing:
-                pending += missing
+            operands = [numbers.get(id(child)) for child in below]
+            if None in operands:
+                pending += [child for child, number in zip(below, operands, strict=True) if number is None]
                 continue
             pending.pop()
-            key = (*_head(current), *[numbers[id(child)] for child in below])
-            numbers[id(current)] = expressions.setdefault(key, len(expressions))
+            numbers[id(current)] = expressions.setdefault((*_head(current), *operands), len(expressions))
         return numbers[id(expr)]
 
 

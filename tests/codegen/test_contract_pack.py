@@ -13,7 +13,7 @@ from dlc.codegen.llvm_target import host_target
 from dlc.ir.contraction import infer_extents, parse_spec
 from dlc.ir.epilogue import no_epilogue
 from dlc.ir.expr import Var
-from dlc.ir.kernel import Transpose, Window, statements
+from dlc.ir.kernel import Call, Transpose, Window, statements
 from dlc.ir.lowering import Lowered
 from dlc.ir.types import float32, tensor_type
 
@@ -36,7 +36,8 @@ def square_sides(columns: int, depth: int) -> set[int]:
     panels = packed_panels(problem, 32, 16)
     levels = [(Var("n"), Var("s"))]
     call = call_panel_kernel(panels, (Window("source", Var("a")), Window("packed", Var("b"))), levels, 32)
-    return {s.size for s in statements(call.kernel.body) if isinstance(s, Transpose)}
+    called = [s.kernel.body for s in statements(call.kernel.body) if isinstance(s, Call)]
+    return {s.size for body in (call.kernel.body, *called) for s in statements(body) if isinstance(s, Transpose)}
 
 
 @pytest.mark.parametrize("depth, side", [(2, 2), (3, 2), (7, 4), (8, 8), (15, 8), (16, 16), (17, 16), (500, 16)])

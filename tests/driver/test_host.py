@@ -1,6 +1,7 @@
 """What the driver knows of this processor and process, with and without LLVM."""
 
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -47,3 +48,20 @@ def test_objects_that_we_cannot_load_go_to_llvm(perceptron, rng, monkeypatch, ca
     assert isinstance(executable.code, NativeCode) and "kind 9" in caplog.text
     for mine, other in zip(executable(x), expected, strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+def test_the_runtime_is_made_beside_other_work(monkeypatch):
+    made = []
+    monkeypatch.setattr(host, "native_runtime", lambda: made.append(threading.current_thread().name))
+    with host.runtime_beside():
+        pass
+    assert made == ["dlc-runtime"]
+
+
+def test_who_needs_the_runtime_meets_its_error_not_who_begins_it(monkeypatch):
+    def fail():
+        raise ValueError("no runtime")
+
+    monkeypatch.setattr(host, "native_runtime", fail)
+    with host.runtime_beside(), pytest.raises(ValueError, match="no runtime"):
+        host.native_runtime()

@@ -22,7 +22,7 @@ from dlc.ir.kernel import (
     Store,
     Window,
 )
-from dlc.ir.kernel_digest import fingerprint
+from dlc.ir.kernel_digest import fingerprint, renamed
 from dlc.ir.text_kernel import print_kernel
 from dlc.ir.types import float16, float32, int32
 
@@ -75,6 +75,8 @@ def test_everything_that_matters_shows(changes: dict) -> None:
 def test_names_and_notes_do_not_change_the_fingerprint() -> None:
     kernel = scaled()
     assert fingerprint(replace(kernel, name="other", note="from relu_7")) == fingerprint(kernel)
+    other = renamed(kernel, "third")
+    assert other.name == "third" and fingerprint(other) == fingerprint(replace(other)) == fingerprint(kernel)
     assert print_kernel(replace(kernel, note="from relu_7")) == print_kernel(kernel)
     assert print_kernel(scaled()) == print_kernel(scaled())
 

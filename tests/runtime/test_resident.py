@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from dlc.codegen.llvm_jit import LIBRARY, compile_module
+from dlc.codegen.llvm_calls import LIBRARY
+from dlc.codegen.llvm_jit import compile_module
 from dlc.codegen.llvm_target import host_target
 from dlc.runtime.resident import release_memory, unmodified
 

@@ -1,0 +1,47 @@
+"""Letting Python's garbage collector rest while a model is loaded or compiled.
+
+Graphs, kernels and expressions are hundreds of thousands of small objects that reference counts free, since they hardly
+ever form cycles. The collector walks all of them again whenever their number has grown by a quarter, and finds nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class _Rest:
+    """Whether the collector was on before the first of the blocks that are open now, on any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._was_on = False
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._open:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._open += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._open -= 1
+            if not self._open and self._was_on:
+                gc.enable()
+
+
+_rest = _Rest()
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Collect no cycles until the block ends; where blocks of several threads overlap, until the last of them ends."""
+    _rest.begin()
+    try:
+        yield
+    finally:
+        _rest.end()

@@ -1,0 +1,52 @@
+"""The garbage collector rests while blocks are open, and is left as it was found."""
+
+import gc
+import threading
+
+import pytest
+
+from dlc.driver.collector import collector_at_rest
+
+
+@pytest.fixture(autouse=True)
+def collector():
+    before = gc.isenabled()
+    yield
+    (gc.enable if before else gc.disable)()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_left_as_it_was(enabled):
+    (gc.enable if enabled else gc.disable)()
+    with collector_at_rest():
+        assert not gc.isenabled()
+        with collector_at_rest():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled() is enabled
+
+
+def test_an_error_ends_the_rest():
+    gc.enable()
+    with pytest.raises(ValueError), collector_at_rest():
+        raise ValueError
+    assert gc.isenabled()
+
+
+def test_blocks_of_two_threads_may_overlap():
+    gc.enable()
+    begun, end = threading.Event(), threading.Event()
+
+    def other():
+        with collector_at_rest():
+            begun.set()
+            end.wait(10)
+
+    thread = threading.Thread(target=other)
+    with collector_at_rest():
+        thread.start()
+        assert begun.wait(10)
+    assert not gc.isenabled()
+    end.set()
+    thread.join()
+    assert gc.isenabled()
