@@ -237,7 +237,7 @@ def _gelu_factor(b: Builder, x: Value, cubic: float) -> Value:
 
 
 def _gelu_share(b: Builder, x: Value, a: Attributes) -> Value:
-    """Emit what gelu multiplies x by; (1 + tanh(u)) / 2 is sigmoid(2 u), which keeps its digits where tanh is near -1."""
+    """Emit what gelu multiplies x by; (1 + tanh(u)) / 2 is sigmoid(2 u), which keeps its digits near zero."""
     if a["approximate"] == "none":
         return b.mul(b.add(b.erf(b.mul(x, _ROOT_HALF)), 1.0), 0.5)
     return b.sigmoid(b.mul(x, _gelu_factor(b, x, 1.0)))
