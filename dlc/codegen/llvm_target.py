@@ -26,6 +26,8 @@ _X86_LEVELS: dict[str, tuple[str, ...]] = {
     "avx512": _X86_AVX512,
 }
 _NEVER = ("prefer-256-bit", "64bit", "cf", "ccmp", "egpr", "ndd", "nf", "ppx", "push2pop2", "zu")
+_DOUBLE_PUMPED = ("znver4",)
+"""Processors that execute AVX-512 in two passes of 256 bits, by LLVM's names."""
 _local = threading.local()
 
 
@@ -115,6 +117,7 @@ def _x86_target(triple: str, features: set[str]) -> CpuTarget:
         vector_registers=32 if wide else 16,
         has_fma=avx2,
         has_masks=wide,
+        double_pumped=wide and llvm.get_host_cpu_name() in _DOUBLE_PUMPED,
         **cache_sizes(),
     )
 
@@ -129,6 +132,7 @@ def _other_target(triple: str, features: set[str]) -> CpuTarget:
         vector_registers=32,
         has_fma=True,
         has_masks=False,
+        double_pumped=False,
         **cache_sizes(),
     )
 
