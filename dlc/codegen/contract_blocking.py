@@ -179,17 +179,27 @@ def _fits_registers(target: CpuTarget, rows: int, vectors: int) -> bool:
     return rows * vectors + others <= target.vector_registers
 
 
-def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> Blocking:
-    """Choose tile, blocks and chunks."""
+def _best_tile(problem: Problem, target: CpuTarget, panels_from: str) -> RegisterTile:
+    column = problem.columns[-1]
+    tile = register_tile(target, problem.dtype.itemsize, column.extent, problem.row_count)
+    if problem.spread:
+        return tile
+    if panels_from == DIRECT:
+        tile = _wide_tile(target, tile, problem.row_count, column.extent)
+    if problem.depth_count <= SHORT_DEPTH and not problem.pairs:
+        tile = _long_run_tile(target, tile, column.extent)
+    if target.double_pumped and not problem.pairs:
+        tile = _half_vector_tile(target, tile, column.extent)
+    return tile
+
+
+def choose_blocking(
+    problem: Problem, target: CpuTarget, threads: int, panels_from: str, tile: RegisterTile | None = None
+) -> Blocking:
+    """Choose tile, blocks and chunks; ``tile`` is given where panels are packed for it whatever is chosen here."""
     itemsize = problem.dtype.itemsize
     column = problem.columns[-1]
-    tile = register_tile(target, itemsize, column.extent, problem.row_count)
-    if panels_from == DIRECT and not problem.spread:
-        tile = _wide_tile(target, tile, problem.row_count, column.extent)
-    if problem.depth_count <= SHORT_DEPTH and not problem.spread and not problem.pairs:
-        tile = _long_run_tile(target, tile, column.extent)
-    if target.double_pumped and not problem.spread and not problem.pairs:
-        tile = _half_vector_tile(target, tile, column.extent)
+    tile = tile or _best_tile(problem, target, panels_from)
     few = FEW_TILES
     if _rows_conflict(problem) and tile.rows > MOST_CONFLICTS:
         few = FEW_TILES * tile.rows // MOST_CONFLICTS
