@@ -29,6 +29,8 @@ LONG_TILE_ROWS = 3, 4
 LONG_RUNS = (4, 3)
 """Vectors of tiles for a short depth: the result is most of what is moved, and better written in long runs. Lines of
 many rows often share sets of the first-level cache, too."""
+MOST_HALF_VECTORS = 5
+"""So many vectors of half the lanes leave rows enough in a tile."""
 SHORT_DEPTH = 48
 """A tile of so few depth steps is done before its output's lines arrive."""
 FEW_TILES = 16
@@ -161,21 +163,43 @@ def _long_run_tile(target: CpuTarget, tile: RegisterTile, columns: int) -> Regis
     return tile
 
 
+def _half_vector_tile(target: CpuTarget, tile: RegisterTile, columns: int) -> RegisterTile:
+    """Return a tile of vectors of half the lanes if an odd number of them takes all columns: half a vector is saved."""
+    lanes = tile.lanes // 2
+    vectors = -(-columns // lanes)
+    if vectors % 2 == 0 or vectors > MOST_HALF_VECTORS:
+        return tile
+    rows = next(n for n in range(tile.rows, 0, -1) if _fits_registers(target, n, vectors))
+    return RegisterTile(rows, vectors, lanes)
+
+
 def _fits_registers(target: CpuTarget, rows: int, vectors: int) -> bool:
     """Whether accumulators, one depth step of the panel (from memory, if one row reads it) and an operand do."""
     others = (vectors if rows > 1 else 0) + (1 if target.has_fma else 3)
     return rows * vectors + others <= target.vector_registers
 
 
-def choose_blocking(problem: Problem, target: CpuTarget, threads: int, panels_from: str) -> Blocking:
-    """Choose tile, blocks and chunks."""
+def _best_tile(problem: Problem, target: CpuTarget, panels_from: str) -> RegisterTile:
+    column = problem.columns[-1]
+    tile = register_tile(target, problem.dtype.itemsize, column.extent, problem.row_count)
+    if problem.spread:
+        return tile
+    if panels_from == DIRECT:
+        tile = _wide_tile(target, tile, problem.row_count, column.extent)
+    if problem.depth_count <= SHORT_DEPTH and not problem.pairs:
+        tile = _long_run_tile(target, tile, column.extent)
+    if target.double_pumped and not problem.pairs:
+        tile = _half_vector_tile(target, tile, column.extent)
+    return tile
+
+
+def choose_blocking(
+    problem: Problem, target: CpuTarget, threads: int, panels_from: str, tile: RegisterTile | None = None
+) -> Blocking:
+    """Choose tile, blocks and chunks; ``tile`` is given where panels are packed for it whatever is chosen here."""
     itemsize = problem.dtype.itemsize
     column = problem.columns[-1]
-    tile = register_tile(target, itemsize, column.extent, problem.row_count)
-    if panels_from == DIRECT and not problem.spread:
-        tile = _wide_tile(target, tile, problem.row_count, column.extent)
-    if problem.depth_count <= SHORT_DEPTH and not problem.spread and not problem.pairs:
-        tile = _long_run_tile(target, tile, column.extent)
+    tile = tile or _best_tile(problem, target, panels_from)
     few = FEW_TILES
     if _rows_conflict(problem) and tile.rows > MOST_CONFLICTS:
         few = FEW_TILES * tile.rows // MOST_CONFLICTS

@@ -28,7 +28,7 @@ def pointwise_pairs(assignments: Sequence[Assignment], types: Mapping[str, Tenso
 
 def row_pairs(problem: RowProblem, types: Mapping[str, TensorType]) -> Pairs:
     """Return the pairs for writes of the last stage; all reads of the rows must be at the written index."""
-    if not problem.stages or not problem.stages[-1].writes or problem.row_writes:
+    if not problem.stages or not problem.stages[-1].writes:
         return []
     if any(stage.writes for stage in problem.stages[:-1]):
         return []

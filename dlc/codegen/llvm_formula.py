@@ -255,33 +255,29 @@ class Formula:
         return shifted - magic, shifted.bits()
 
     def lookup(self, table: Sequence[float], index: Bits) -> Number:
-        """Return ``table[index mod length]`` for every lane, of TABLE or twice TABLE entries; needs ``has_lookup``."""
-        assert self.has_lookup and len(table) in (TABLE, 2 * TABLE)
-        values = [f"{self.element} {constant(value, self.element)}" for value in table]
-        parts = [f"{self.kind} <{', '.join(values[k : k + TABLE])}>" for k in range(0, len(values), TABLE)]
-        places = f"{self.word} {index.text}"
-        if len(parts) == 1:
-            name, arguments = "llvm.x86.avx512.permvar.sf.512", [*parts, places]
-        else:
-            name, arguments = "llvm.x86.avx512.vpermi2var.ps.512", [parts[0], places, parts[1]]
-        types = ", ".join([self.kind, self.word, self.kind][: len(arguments)])
-        self.s.declare(f"{self.kind} @{name}({types})")
-        return Number(self, self.s.op(f"call {self.kind} @{name}({', '.join(arguments)})"))
+        """Return ``table[index mod 16]`` for every lane; needs ``has_lookup``."""
+        assert self.has_lookup and len(table) == TABLE
+        entries = ", ".join(f"{self.element} {constant(value, self.element)}" for value in table)
+        name = "llvm.x86.avx512.permvar.sf.512"
+        self.s.declare(f"{self.kind} @{name}({self.kind}, {self.word})")
+        operands = f"{self.kind} <{entries}>, {self.word} {index.text}"
+        return Number(self, self.s.op(f"call {self.kind} @{name}({operands})"))
 
-    def quotient(self, a: Number, b: Number) -> Number:
-        """a / b within 0.6 ULP for b in [1, 2] and normal a: division takes as long as ten products."""
+    def quotient(self, a: Number | float, b: Number) -> Number:
+        """a / b within 0.6 ULP where all three are normal numbers: division takes as long as six to ten products."""
         if not self.has_lookup:
-            return a / b
+            return self.number(a) / b
         name = "llvm.x86.avx512.rcp14.ps.512"
         self.s.declare(f"{self.kind} @{name}({self.kind}, {self.kind}, i16)")
         near = Number(self, self.s.op(f"call {self.kind} @{name}({self.kind} {b.text}, {self.kind} {b.text}, i16 -1)"))
-        first = a * near  # within 2^-14; what it leaves over corrects it to 2^-28
+        first = near * a  # within 2^-14; what it leaves over corrects it to 2^-28
         return self.fma(self.fma(-b, first, a), near, first)
 
     def scale(self, x: Number, exponent: Number, integer: Bits) -> Number:
         """x * 2^exponent for a normal x in [0.5, 4), with overflow and subnormal results rounded once.
 
-        ``exponent`` and ``integer`` are the same whole number, twice representable as a power of two's half.
+        ``exponent`` and ``integer`` are the same whole number, twice representable as a power of two's half. With
+        ``has_lookup`` the integer is not used, and ``exponent`` is rounded down.
         """
         s = self.s
         width = 512 // self.bits

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from dlc.codegen.llvm_formula import TABLE, Bits, Formula, Number
-from dlc.codegen.segment_tables import ERF_SEGMENT, ERF_TABLE, TANH_SEGMENT, TANH_TABLE, Table
+from dlc.codegen import llvm_lookup32
+from dlc.codegen.llvm_formula import Bits, Formula, Number
+from dlc.codegen.segment_tables import ERF, TANH
 
 _LOG2E = math.log2(math.e)
 _LN2_HIGH = 0.693359375  # nine bits: products with exponents are exact
 _LN2_LOW = -2.12194440054690583e-4
 _PI = math.pi
-_POWERS = tuple(2.0 ** (k / TABLE) for k in range(TABLE))
 
 # (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2
 _EXP = (0.5000000027249403, 0.1666657626014359, 0.04166637294956434, 0.008363297774963965, 0.0013941320382434511)
@@ -59,21 +59,13 @@ def exp_scaled(f: Formula, x: Number, shift: int = 0) -> Number:
     """exp(x) * 2^shift, rounded to zero, subnormals and infinity as the exact value would be."""
     vanishes = x < -104.0  # masked scores: scaling down to zero would cost a microcode assist per vector
     x = vanishes.pick(0.0, f.below(x, 89.0 + 0.7 * max(0, -shift)))
+    if f.has_lookup:
+        return vanishes.pick(0.0, llvm_lookup32.exp_scaled(f, x, shift))
     n, integer = f.nearest(x * _LOG2E)
     p = _rest(f, x, n) + 1.0
     if shift:
         n, integer = n + float(shift), integer + shift
     return vanishes.pick(0.0, f.scale(p, n, integer))
-
-
-def _exp_by_table(f: Formula, x: Number) -> Number:
-    """exp(x) for x <= 0: sixteenths of a power of two from a table leave a rest of at most ln(2)/32; about 1 ULP."""
-    n, index = f.segment(x, math.log(2) / TABLE)
-    r = f.fma(n, -_LN2_HIGH / TABLE, x)
-    r = f.fma(n, -_LN2_LOW / TABLE, r)
-    power = f.lookup(_POWERS, index)
-    p = f.fma(power, r * f.polynomial(r, (1.0, 0.5, 1 / 6)), power)
-    return (x < -104.0).pick(0.0, f.scale(p, n * (1 / TABLE), index))  # scaling rounds the exponent down
 
 
 def _exp_normal(f: Formula, x: Number) -> Number:
@@ -146,7 +138,7 @@ def log1p(f: Formula, x: Number) -> Number:
 def tanh(f: Formula, x: Number) -> Number:
     """e / (e + 2) for e = e**2|x| - 1, which keeps its digits near zero; about 2 ULP, with lookups, too."""
     if f.has_lookup:
-        return _by_segments(f, x, TANH_SEGMENT, TANH_TABLE, 9.1)
+        return llvm_lookup32.odd(f, x, TANH)
     a = x.abs()
     power, rest = _power(f, f.below(a + a, 20.0))
     grown = f.fma(power, rest, power - 1.0)
@@ -154,38 +146,25 @@ def tanh(f: Formula, x: Number) -> Number:
 
 
 def sigmoid(f: Formula, x: Number) -> Number:
-    """1 / (1 + e**-x); with lookups through e**-|x|, of which the quotient needs no division; about 2.5 ULP.
+    """1 / (1 + e**-x); about 2.5 ULP, with lookups 3.
 
     What would be subnormal is zero: a microcode assist for each vector would make it up to 28 times as slow.
     """
-    if not f.has_lookup:  # infinite powers leave zero, and small ones nothing of themselves beside 1
-        power = _exp_normal(f, f.above(f.below(-x, 88.7), -20.0))
-        return (x < _LEAST_LOG).pick(0.0, 1.0 / (power + 1.0))
-    y = -x.abs()
-    vanishes = y < _LEAST_LOG
-    e = vanishes.pick(0.0, _exp_by_table(f, vanishes.pick(0.0, y)))
-    return f.quotient((x < 0.0).pick(e, 1.0), e + 1.0)
+    if f.has_lookup:
+        result = llvm_lookup32.sigmoid_normal(f, x)
+    else:  # infinite powers leave zero, and small ones nothing of themselves beside 1
+        result = 1.0 / (_exp_normal(f, f.above(f.below(-x, 88.7), -20.0)) + 1.0)
+    return (x < _LEAST_LOG).pick(0.0, result)
 
 
 def erf(f: Formula, x: Number) -> Number:
     """Odd polynomial near zero, 1 - exp(polynomial) beyond; about 1.5 ULP. With lookups: about 2 ULP."""
     if f.has_lookup:
-        return _by_segments(f, x, ERF_SEGMENT, ERF_TABLE, 3.95)
+        return llvm_lookup32.odd(f, x, ERF)
     a = x.abs()
     small = f.fma(f.polynomial(x * x, _ERF), a, a)
     large = 1.0 - _exp_normal(f, -f.polynomial(f.below(a, 3.95), _ERFC))
     return f.copysign((a < 0.925).pick(small, large), x)
-
-
-def _by_segments(f: Formula, x: Number, width: float, table: Table, last: float) -> Number:
-    """An odd function by a polynomial for each segment, coefficients from registers; beyond ``last`` it is 1."""
-    a = f.below(x.abs(), last)
-    count, index = f.segment(a, width)
-    t = f.fma(count, -width, a)
-    result = f.lookup(table[-1], index)
-    for coefficients in reversed(table[:-1]):
-        result = f.fma(result, t, f.lookup(coefficients, index))
-    return f.copysign(result, x)
 
 
 def sinh(f: Formula, x: Number) -> Number:

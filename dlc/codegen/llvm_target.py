@@ -29,6 +29,8 @@ _X86_LEVELS: dict[str, tuple[str, ...]] = {
 _EMULATED = {"amx-emulated": ("amx-bf16", "amx-int8", "amx-tile")}
 """Items of a restriction -> features that vector code replaces, wherever there is AVX-512."""
 _NEVER = ("prefer-256-bit", "64bit", "cf", "ccmp", "egpr", "ndd", "nf", "ppx", "push2pop2", "zu")
+_DOUBLE_PUMPED = ("znver4",)
+"""Processors that execute AVX-512 in two passes of 256 bits, by LLVM's names."""
 _local = threading.local()
 
 
@@ -125,6 +127,7 @@ def _x86_target(triple: str, features: set[str]) -> CpuTarget:
         vector_registers=32 if wide else 16,
         has_fma=avx2,
         has_masks=wide,
+        double_pumped=wide and llvm.get_host_cpu_name() in _DOUBLE_PUMPED,
         emulated=(),
         **cache_sizes(),
     )
@@ -140,6 +143,7 @@ def _other_target(triple: str, features: set[str]) -> CpuTarget:
         vector_registers=32,
         has_fma=True,
         has_masks=False,
+        double_pumped=False,
         emulated=(),
         **cache_sizes(),
     )

@@ -1,54 +1,76 @@
-"""Functions as short polynomials, one for each segment of their range: coefficients by degree and segment.
+"""Odd functions as short polynomials, one for each segment of their range: coefficients by degree and segment.
 
-Taylor series about the middle of each segment, whose terms of degree 7 and 8 are
-spread over the lower ones by Chebyshev polynomials. It must not know how they are evaluated.
+Segments grow with the argument ``a``, some to each octave of 1 + a / unit, so that the bits of that sum number them.
+Each polynomial interpolates its function at Chebyshev points, which errs little more than the best one.
+It must not know how they are evaluated.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-ERF_SEGMENT, TANH_SEGMENT = 17 / 64, 19 / 64
-"""Widths of segments, exact in binary; segment k is centred at k times this."""
-Table = tuple[tuple[float, ...], ...]
-"""``table[degree][segment]``."""
-
-
-def _erf_series(centre: float) -> list[float]:
-    """Return the Taylor coefficients of erf up to degree 8, through Hermite polynomials."""
-    hermite = [1.0, 2 * centre]
-    for k in range(2, 8):
-        hermite.append(2 * centre * hermite[-1] - 2 * (k - 1) * hermite[-2])
-    slope = 2 / math.sqrt(math.pi) * math.exp(-centre * centre)
-    return [math.erf(centre), *(slope * (-1) ** (k - 1) * hermite[k - 1] / math.factorial(k) for k in range(1, 9))]
+SEGMENTS = 16
+_DEGREE = 5
 
 
-def _tanh_series(centre: float) -> list[float]:
-    """Return the Taylor coefficients of tanh up to degree 8, from y' = 1 - y^2."""
-    c = [math.tanh(centre)]
-    for n in range(8):
-        square = math.fsum(c[i] * c[n - i] for i in range(n + 1))
-        c.append(((1.0 if n == 0 else 0.0) - square) / (n + 1))
-    return c
+@dataclass(frozen=True)
+class Segments:
+    """An odd function for arguments ``a`` of 0 to ``last``, from where on it is 1.
+
+    The first octave of ``1 + a / unit`` begins at zero; each has 2^``fraction_bits`` segments, all together 16.
+    They are in the order of what the leading bits of that sum end in. ``coefficients[degree][segment]`` belong to
+    powers of the distance from ``centres[segment]``.
+    """
+
+    unit: float
+    fraction_bits: int
+    last: float
+    centres: tuple[float, ...]
+    coefficients: tuple[tuple[float, ...], ...]
 
 
-def _economised(series: list[float], half: float) -> list[float]:
-    """Return degree 6 in place of 8: t^8 and t^7 on |t| <= half without their Chebyshev terms T8 and T7."""
-    c = list(series)
-    for k, factor in ((6, 2 * half**2), (4, -5 / 4 * half**4), (2, half**6 / 4), (0, -(half**8) / 128)):
-        c[k] += c[8] * factor
-    for k, factor in ((5, 7 / 4 * half**2), (3, -7 / 8 * half**4), (1, 7 / 64 * half**6)):
-        c[k] += c[7] * factor
-    return c[:7]
+def segment_bounds(unit: float, fraction_bits: int) -> list[tuple[float, float]]:
+    """Return where each segment begins and ends, from zero on."""
+    parts = 1 << fraction_bits
+    return list(pairwise(unit * (2.0 ** (k // parts) * (1 + k % parts / parts) - 1) for k in range(SEGMENTS + 1)))
 
 
-def _table(series: Callable[[float], list[float]], segments: int, width: float) -> Table:
-    """Return the table of an odd function from 0 on."""
-    rows = [_economised(series(k * width), width / 2) for k in range(segments)]
-    rows[0][::2] = [0.0] * 4  # odd: small arguments keep their relative accuracy
-    return tuple(tuple(row[degree] for row in rows) for degree in range(7))
+def _interpolated(function: Callable[[float], float], nodes: Sequence[float], centre: float) -> list[float]:
+    """Return the coefficients, in powers of the distance from ``centre``, of the polynomial through ``nodes``."""
+    at = [x - centre for x in nodes]
+    differences = [function(x) for x in nodes]
+    for order in range(1, len(at)):  # Newton's divided differences
+        for k in reversed(range(order, len(at))):
+            differences[k] = (differences[k] - differences[k - 1]) / (at[k] - at[k - order])
+    powers = [0.0] * len(at)
+    for k in reversed(range(len(at))):  # powers * (t - at[k]) + differences[k]
+        powers = [differences[k] - at[k] * powers[0], *(a - at[k] * b for a, b in pairwise(powers))]
+    return powers
 
 
-ERF_TABLE = _table(_erf_series, 16, ERF_SEGMENT)
-TANH_TABLE = _table(_tanh_series, 32, TANH_SEGMENT)
+def _chebyshev(low: float, high: float, count: int) -> list[float]:
+    return [(low + high) / 2 + (high - low) / 2 * math.cos(math.pi * (k + 0.5) / count) for k in range(count)]
+
+
+def _segments(function: Callable[[float], float], unit: float, fraction_bits: int, last: float) -> Segments:
+    """Return the table of an odd function; about zero it is its argument times a polynomial, which keeps all digits."""
+    centres, rows = [], []
+    for low, high in segment_bounds(unit, fraction_bits):
+        high = min(high, last)
+        if low:
+            centres.append(last if high == last else (low + high) / 2)  # what is limited to the end becomes exactly 1
+            rows.append(_interpolated(function, _chebyshev(low, high, _DEGREE + 1), centres[-1]))
+        else:
+            centres.append(0.0)
+            rows.append([0.0, *_interpolated(lambda x: function(x) / x, _chebyshev(low, high, _DEGREE), 0.0)])
+    begin = (127 << fraction_bits) % SEGMENTS  # what the leading bits of 1.0 end in
+    order = [(k - begin) % SEGMENTS for k in range(SEGMENTS)]
+    columns = tuple(tuple(rows[k][degree] for k in order) for degree in range(_DEGREE + 1))
+    return Segments(unit, fraction_bits, last, tuple(centres[k] for k in order), columns)
+
+
+ERF = _segments(math.erf, 1.31, 3, 3.925)
+TANH = _segments(math.tanh, 0.605, 2, 9.05)

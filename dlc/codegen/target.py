@@ -16,7 +16,8 @@ class CpuTarget:
     ``features`` are LLVM feature names, sorted, all of them present; ``emulated`` are those that code
     generation replaces by others, for tests; ``vector_bytes`` is the widest vector register used;
     ``has_masks`` says that lanes can be predicated (AVX-512, SVE); cache sizes are bytes, L1 and L2 of
-    one core, L3 the share that one core may count on.
+    one core, L3 the share that one core may count on. ``double_pumped`` says that the widest vectors pass
+    the arithmetic units in two halves: half a vector takes half the time.
     """
 
     name: str
@@ -30,6 +31,7 @@ class CpuTarget:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+    double_pumped: bool = False
     emulated: tuple[str, ...] = ()
 
     def lanes(self, itemsize: int) -> int:

@@ -170,7 +170,8 @@ class WinogradKernel:
                 axes.append(LoopAxis(along.blocks, tuple(STEP * along.size * stride for stride in axis.strides)))
         sides = [replace(found.height, extent=rows.outputs), replace(found.width, extent=columns.outputs)]
         problem = replace(self.problem, batch=tuple(axes), rows=tuple(sorted(sides, key=lambda axis: axis.extent)))
-        return _Around(problem, self._straight(problem, choose_blocking(problem, self.target, 1, self.panels_from)))
+        direct = choose_blocking(problem, self.target, 1, self.panels_from, self.blocking.tile)
+        return _Around(problem, self._straight(problem, direct))
 
     def _straight(self, problem: Problem, blocking: Blocking) -> Blocking:
         """Cut the panels as the tasks are cut, and let tiles run along the longer side: such code is short."""

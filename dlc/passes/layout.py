@@ -17,6 +17,7 @@ from dlc.ir.graph import Graph, Node, Role, Value, producers, users
 from dlc.ir.opdef import Trait
 from dlc.passes.layout_contract import contract_layouts, permuted_contract
 from dlc.passes.layout_reshape import Layout, identity, reshape_layouts
+from dlc.passes.layout_wanted import wanted_layouts
 from dlc.passes.regions import in_regions
 
 
@@ -53,6 +54,8 @@ class _Layouts:
         self.reordered = _reordered(graph)
         # Transposed values and what follows them: they may be as good in the order before.
         self.turned: set[Value] = set()
+        # The layouts in which windows will read values.
+        self.wanted = wanted_layouts(graph)
         # What depends on no data: weights and, because ops without operands are among these, constants.
         self.weights = {v for v, _ in graph.inputs_with(Role.PARAMETER, Role.STATE, Role.CONSTANT)}
 
@@ -244,7 +247,11 @@ def _reshaped(state: _Layouts, node: Node) -> None:
 def _contracted(state: _Layouts, node: Node) -> None:
     found = [state.layout_of(v) for v in node.inputs]
     layouts = contract_layouts(
-        node, found, [v in state.weights for v in node.inputs], [v in state.turned for v in node.inputs]
+        node,
+        found,
+        [v in state.weights for v in node.inputs],
+        [v in state.turned for v in node.inputs],
+        state.wanted.get(node.outputs[0]),
     )
     if layouts is None:
         state.keep(node)

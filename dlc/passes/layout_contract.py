@@ -21,15 +21,20 @@ LONG_SUM = 64
 
 
 def contract_layouts(
-    node: Node, found: Sequence[Layout | None], weights: Sequence[bool], turned: Sequence[bool]
+    node: Node,
+    found: Sequence[Layout | None],
+    weights: Sequence[bool],
+    turned: Sequence[bool],
+    wanted: Layout | None = None,
 ) -> Layouts | None:
     """Return layouts of both operands and the result, or None where the contraction has no wish.
 
     ``found`` gives the layouts in which the operands are stored (None: any); ``weights`` tells which operands
-    depend on no data, ``turned`` which were transposed to get where they are.
+    depend on no data, ``turned`` which were transposed to get where they are. ``wanted`` is the layout in which
+    the result will be read.
     """
     spec = parse_spec(node.attributes["spec"])
-    windowed = [k for k, side in enumerate((spec.lhs, spec.rhs)) if any(isinstance(d, WindowTerm) for d in side)]
+    windowed = _windowed_sides(spec)
     stored = [f if f is not None and f != identity(v) else None for f, v in zip(found, node.inputs, strict=True)]
     if len(windowed) == 1:
         data = windowed[0]
@@ -37,6 +42,8 @@ def contract_layouts(
         if as_it_is and weights[1 - data] and _is_planar(node, spec, data):
             return _planar(node, spec, data)
         return _windowed(spec, data, stored, weights)
+    if not windowed and wanted is not None and any(weights) and all(s is None for s in stored):
+        return identity(node.inputs[0]), identity(node.inputs[1]), wanted
     if windowed or all(s is None for s in stored):
         return None
     layouts = [s or identity(v) for s, v in zip(stored, node.inputs, strict=True)]
@@ -46,6 +53,23 @@ def contract_layouts(
     if leader is None or len(shared[leader]) < 2:
         return layouts[0], layouts[1], identity(node.outputs[0])
     return layouts[0], layouts[1], _result_layout(spec, leader, layouts[leader])
+
+
+def windowed_layout(node: Node, spec: ContractSpec) -> tuple[int, Layout] | None:
+    """Return the operand that the contraction has windows over, if it is one, and the layout that it asks for."""
+    windowed = _windowed_sides(spec)
+    if len(windowed) != 1 or _is_planar(node, spec, windowed[0]):
+        return None
+    return windowed[0], _asked_layout(spec, windowed[0])
+
+
+def _windowed_sides(spec: ContractSpec) -> list[int]:
+    return [k for k, side in enumerate((spec.lhs, spec.rhs)) if any(isinstance(d, WindowTerm) for d in side)]
+
+
+def _asked_layout(spec: ContractSpec, data: int) -> Layout:
+    sides = (spec.lhs, spec.rhs)
+    return _channels_last(sides[data], side_axes(spec.output) - side_axes(sides[1 - data]))
 
 
 def permuted_contract(builder: Builder, node: Node, operands: Sequence[Value], layouts: Layouts) -> Value:
@@ -60,7 +84,7 @@ def _windowed(spec: ContractSpec, data: int, stored: Sequence[Layout | None], we
     sides = (spec.lhs, spec.rhs)
     kernel = 1 - data
     layouts = [*stored]
-    data_layout = stored[data] or _channels_last(sides[data], side_axes(spec.output) - side_axes(sides[kernel]))
+    data_layout = stored[data] or _asked_layout(spec, data)
     layouts[data] = data_layout
     taps = {a for d in sides[data] if isinstance(d, WindowTerm) for a in d.axes}
     if weights[kernel]:
@@ -100,7 +124,7 @@ def _is_planar(node: Node, spec: ContractSpec, data: int) -> bool:
 def _planar(node: Node, spec: ContractSpec, data: int) -> Layouts:
     """Return the layouts of a convolution that reads planes and writes channels last."""
     sides = (spec.lhs, spec.rhs)
-    last = _channels_last(sides[data], side_axes(spec.output) - side_axes(sides[1 - data]))
+    last = _asked_layout(spec, data)
     order = [a for d in sides[data] for a in d.axes]
     kernel = sorted(
         range(len(sides[1 - data])), key=lambda d: min(_position(order, a) for a in sides[1 - data][d].axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from dlc.ir.ops.contract import contract_evaluate, dim_expression
 from dlc.ir.types import as_dtype, float32, float64, tensor_type
 from dlc.ir.verify_kernel import verify
 
-TARGETS = {level: host_target(level) for level in ("generic", "avx2", "avx512")}
+TARGETS = {level: replace(host_target(level), double_pumped=False) for level in ("generic", "avx2", "avx512")}
+if TARGETS["avx512"].vector_bytes == 64:
+    TARGETS["double pumped"] = replace(TARGETS["avx512"], double_pumped=True)
 
 SPECS = {
     "matmul": ("m k, k n -> m n", (37, 45), (45, 70), {}),

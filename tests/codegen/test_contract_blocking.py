@@ -67,6 +67,15 @@ def test_long_runs_leave_no_panel_almost_empty(columns: int, tile: tuple[int, in
     assert (chosen.rows, chosen.vectors) == tile
 
 
+@pytest.mark.parametrize(
+    "columns, tile",
+    [(8, (14, 1, 8)), (9, (14, 1, 16)), (24, (9, 3, 8)), (33, (5, 5, 8)), (32, (14, 2, 16)), (56, (14, 2, 16))],
+)
+def test_half_vectors_fill_where_they_take_half_the_time(columns: int, tile: tuple[int, int, int]) -> None:
+    chosen = _blocking("m k, n k -> m n", (100, 96), (columns, 96), 1, replace(TARGET, double_pumped=True)).tile
+    assert (chosen.rows, chosen.vectors, chosen.lanes) == tile
+
+
 def test_long_runs_need_registers() -> None:
     """Four rows of three vectors fill the 16 registers of AVX2."""
     target = replace(TARGET, vector_bytes=32, vector_registers=16, has_masks=False)

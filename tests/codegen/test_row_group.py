@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dlc.ir.ops  # noqa: F401 - registers the ops
 from dlc.codegen.compute_group import ComputeGroup
+from dlc.codegen.in_place import row_pairs
 from dlc.codegen.places import whole
 from dlc.codegen.row_group import row_problem
 from dlc.codegen.row_interior import interior
@@ -44,6 +45,17 @@ def test_kept_value_that_is_written_anyway_is_read_back() -> None:
     problem = problem_of(function, (6, 40))
     assert problem is not None
     assert [k.buffer for s in problem.stages for k in s.keeps] == ["y0"]
+
+
+def test_elements_overwrite_the_operand_beside_results_of_rows() -> None:
+    def function(b: Builder, x: Value) -> tuple[Value, Value]:
+        largest = b.reduce_max(x, axes=(1,), keepdims=True)
+        return b.reshape(largest, shape=(6,)), b.sub(x, largest)
+
+    problem = problem_of(function, (6, 40))
+    assert problem is not None and len(problem.row_writes) == 1
+    types = {"x0": tensor_type(float32, (6, 40)), "y0": tensor_type(float32, (6,)), "y1": tensor_type(float32, (6, 40))}
+    assert row_pairs(problem, types) == [("y1", "x0")]
 
 
 def test_cheap_values_are_computed_again() -> None:

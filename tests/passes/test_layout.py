@@ -134,11 +134,19 @@ def long_sums():
     return net.finish(net.b.reduce_sum(net.conv(net.x, 4, taps=5), axes=(2, 3)))
 
 
-# Transposes in the graph of every run: none where an image of few planes enters, one where it has more, and more only
-# where elements really move.
+def expanded_planes():
+    net = Net((2, 8, 8, 8))
+    y = net.b.clamp(net.conv(net.x, 24, taps=1), low=0.0, high=6.0)
+    y = net.conv(y, 24, groups=24, strides=2)
+    return net.finish(net.b.reduce_sum(net.conv(y, 4, taps=1), axes=(2, 3)))
+
+
+# Transposes in the graph of every run: none where an image of few planes enters or a product comes first, one where
+# windows read more planes, and more only where elements really move.
 TRANSPOSES = {
     resnet: 0, mobilenet_block: 0, flattened: 0, squeeze_excite: 0, inception: 0, group_norm: 0,
     channels_last_already: 0, image_to_image: 1, shuffled: 1, many_channels: 1, long_sums: 1,
+    expanded_planes: 0,
 }  # fmt: skip
 PLANAR = {resnet, mobilenet_block, flattened, squeeze_excite, inception, group_norm, image_to_image, shuffled}
 """Their first convolution reads the image as it comes."""

@@ -227,24 +227,52 @@ def _np_gelu(a: Attributes, x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(_TANH_SCALE * (x + 0.044715 * x**3)))
 
 
-def _gelu(b: Builder, x: Value, a: Attributes) -> Value:
+# Gradients of these are dy times a slope that depends on x alone: fusion computes it beside the value, which shares
+# most of its work, and one tensor is kept for the way back.
+
+
+def _gelu_factor(b: Builder, x: Value, cubic: float) -> Value:
+    """Emit u(x) / x with ``cubic`` 1, and u'(x) with 3, where gelu is x * sigmoid(u) with u = a x + b x^3."""
+    return b.add(b.mul(b.mul(x, x), 2 * _TANH_SCALE * 0.044715 * cubic), 2 * _TANH_SCALE)
+
+
+def _gelu_share(b: Builder, x: Value, a: Attributes) -> Value:
+    """Emit what gelu multiplies x by; (1 + tanh(u)) / 2 is sigmoid(2 u), which keeps its digits near zero."""
     if a["approximate"] == "none":
-        inner = b.erf(b.mul(x, _ROOT_HALF))
+        return b.mul(b.add(b.erf(b.mul(x, _ROOT_HALF)), 1.0), 0.5)
+    return b.sigmoid(b.mul(x, _gelu_factor(b, x, 1.0)))
+
+
+def _gelu_slope(b: Builder, x: Value, a: Attributes) -> Value:
+    share = _gelu_share(b, x, a)
+    if a["approximate"] == "none":
+        density = b.mul(b.exp(b.mul(b.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
     else:
-        cube = b.mul(b.mul(b.mul(x, x), x), 0.044715)
-        inner = b.tanh(b.mul(b.add(x, cube), _TANH_SCALE))
-    return b.mul(b.mul(x, 0.5), b.add(inner, 1.0))
+        density = b.mul(b.mul(share, b.sub(1.0, share)), _gelu_factor(b, x, 3.0))
+    return b.add(share, b.mul(x, density))
+
+
+def _silu_slope(b: Builder, x: Value) -> Value:
+    share = b.sigmoid(x)
+    return b.mul(share, b.add(b.mul(x, b.sub(1.0, share)), 1.0))
 
 
 _activation(
     "gelu",
     _np_gelu,
-    _gelu,
+    lambda b, x, a: b.mul(x, _gelu_share(b, x, a)),
     {"approximate": Attribute((str,), default="none", required=False, doc="'none' (exact, by erf) or 'tanh'")},
+    gradient=lambda b, dy, x, y, a: b.mul(dy, _gelu_slope(b, x, a)),
     infer=gelu_type,
     doc="x times the normal distribution function of x (Hendrycks & Gimpel, 2016).",
 )
-_activation("silu", lambda a, x: x * _np_sigmoid(x), lambda b, x, a: b.mul(x, b.sigmoid(x)), doc="x * sigmoid(x).")
+_activation(
+    "silu",
+    lambda a, x: x * _np_sigmoid(x),
+    lambda b, x, a: b.mul(x, b.sigmoid(x)),
+    gradient=lambda b, dy, x, y, a: b.mul(dy, _silu_slope(b, x)),
+    doc="x * sigmoid(x).",
+)
 _activation(
     "softsign",
     lambda a, x: x / (1 + np.abs(x)),
