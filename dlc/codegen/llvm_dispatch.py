@@ -71,6 +71,7 @@ no:
 # Tasks of a step: worker w owns the w-th contiguous part, cut into chunks that are taken one by one by the owner,
 # then by whoever has finished its own. The tag (the step's sequence number) in a counter makes resets unnecessary:
 # a counter with another tag counts as zero, so that a worker that comes late loses its chunks but no one waits.
+# Every other step is done from a part's end to its beginning: what the step before wrote last is in the cache.
 _TASKS = """
 define internal i1 @take_tasks(ptr %pool, i64 %worker, i64 %count, i64 %sequence, ptr %record, ptr %arguments,
                                ptr %scratch, i1 %interruptible, ptr %poll, ptr %last) {
@@ -84,6 +85,8 @@ entry:
   %abort.at = getelementptr i8, ptr %pool, i64 $ABORT_AT
   %sequence.next = add i64 %sequence, 1
   %tag = shl i64 %sequence, 24
+  %odd = and i64 %sequence, 1
+  %downward = icmp ne i64 %odd, 0
   %is.first = icmp eq i64 %worker, 0
   br label %owners
 owners:
@@ -118,7 +121,9 @@ claim:
   %won = extractvalue { i64, i1 } %swapped, 1
   br i1 %won, label %run, label %take
 run:
-  %begin.product = mul i64 %taken, %length
+  %last.first = sub i64 %chunks, %taken.next
+  %place = select i1 %downward, i64 %last.first, i64 %taken
+  %begin.product = mul i64 %place, %length
   %begin.offset = udiv i64 %begin.product, %chunks
   %end.product = add i64 %begin.product, %length
   %end.offset = udiv i64 %end.product, %chunks

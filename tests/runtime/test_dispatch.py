@@ -91,6 +91,15 @@ def test_every_task_runs_exactly_once(threads, tasks):
         assert exe.state["s"][0].tolist() == [turn] * tasks + [0] * (WIDTH - tasks)
 
 
+def test_every_other_step_begins_where_the_one_before_ended():
+    executable = state_executable((step("note", row(0, 0), tasks=8), step("note", row(0, 1), tasks=8)), 2, 1)
+    executable.run({})
+    first, second = executable.state["s"]
+    upward = [0, 2, 4, 6]
+    assert first[0] == second[0] == 4
+    assert sorted((first[1:5].tolist(), second[1:5].tolist())) == [upward, upward[::-1]]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_many_tasks(threads):
     tasks = 100_003
