@@ -1,21 +1,32 @@
 """Float32 contractions on AMX in fixed point: products of bytes. Columns are split ahead, rows ahead or by each task.
 
-A task first learns how much the scales of its columns and of its rows would lose. Panels of columns and tiles of rows
-of which that is too much, or that are out of range, are multiplied by fused multiply-adds in the end. It must not know
-other paths but the loops that it shares with them.
+A task first learns how much the scales of its columns and of its rows would lose; what it refuses is multiplied by
+fused multiply-adds in the end. It must not know other paths but the loops that it shares with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from dlc.codegen.block_epilogue import BlockEpilogue
 from dlc.codegen.contract_analysis import Problem, extent_of, merge
 from dlc.codegen.contract_index import ZERO, least, scaled, total
-from dlc.codegen.contract_macro import MacroKernel, RowMap
 from dlc.codegen.fixed_blocking import FixedBlocking
-from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, LOST, SCARCE, TILE_WORDS, ZEROS
+from dlc.codegen.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, LOST, TILE_WORDS, ZEROS
+from dlc.codegen.fixed_refusals import (
+    COLUMN_FACTS,
+    GROUP,
+    LAST_DIGIT,
+    MOST_LOSS,
+    NONE,
+    PANELS,
+    TASK,
+    USUAL_TERMS,
+    WayBack,
+    count_of,
+    fit,
+    refuse,
+)
 from dlc.codegen.fixed_row_tiles import ROW_BUFFERS, ROW_FACTS, RowTiles, fact_place
 from dlc.codegen.fixed_tiles import (
     LONG,
@@ -47,75 +58,7 @@ from dlc.ir.kernel import (
 )
 from dlc.ir.types import float32, int32, uint32
 
-MOST_LOSS = 0.25
-"""Bound of the losses of rows and columns together (see ``fixed_point``): just below what a chain loses."""
-LAST_DIGIT = 2.0**-16
-"""What a fourth digit leaves of a loss of three."""
-FEWEST_TERMS = 4
-"""Of fewer terms that count all may be small beside their scales."""
 PRECISIONS = (SHORT, LONG_ROWS, LONG)
-COLUMN_FACTS = (ZEROS, LOST, SCARCE)
-USUAL_TERMS = 4
-"""Columns are refused for all rows if they would be for rows of which one element in so many counts."""
-GROUP, TASK, PANELS = const(0), const(1), const(2)
-"""Where it is counted how many tiles of rows of a group, and of a task, and how many panels are refused."""
-_NONE = const(0, int32)
-
-
-def _count(of: Expr) -> Expr:
-    """Return how many are refused."""
-    return cast(Load("refusals", of, int32), ZERO.dtype)
-
-
-def _refuse(buffer: str, number: Expr, *counts: Expr) -> tuple[Stmt, ...]:
-    """Refuse a tile of rows or a panel."""
-    one = const(1, int32)
-    more = (Store("refusals", of, apply("add", Load("refusals", of, int32), one)) for of in counts)
-    return (Store(buffer, number, one), *more)
-
-
-def _fit(columns: Sequence[Expr], rows: Sequence[Expr]) -> Expr:
-    """Whether columns and rows of such facts, in order, lose less than a chain with four digits."""
-    (zeros, lost, scarce), (loss, few, thin) = columns, rows
-    both = apply("add", apply("mul", zeros, loss), apply("mul", lost, few))
-    enough = apply("less_equal", both, const(MOST_LOSS / LAST_DIGIT, float32))
-    several = apply("less_equal", apply("mul", scarce, thin), const(1 / FEWEST_TERMS, float32))
-    return apply("bit_and", enough, several)
-
-
-class WayBack(MacroKernel):
-    """Multiply-adds for the rows and the columns of a task that are refused.
-
-    ``refused_rows`` says it of tiles of 16 rows, ``refused_panels`` of panels of columns.
-    """
-
-    def task(self) -> list[Stmt]:
-        panels = -(-self.blocking.panels // self.blocking.column_chunks)
-        return [Let(Var("first_panel"), scaled(Var("cc"), panels)), *super().task()]
-
-    def _tile(self, tile: Expr) -> list[Stmt]:
-        """Learn whether one of the tiles of 16 rows that a tile reaches into is refused."""
-        inner = self._inner(tile)
-        last = apply("sub", self._first_row(total(inner, const(1))), const(1))
-        places = (apply("sub", row, Var("chunk_first")) for row in (self._first_row(inner), last))
-        ends = (Load("refused_rows", apply("floor_div", place, const(LANES)), int32) for place in places)
-        return [Let(Var("refused", int32), apply("maximum", *ends)), *super()._tile(tile)]
-
-    def _call(self, rows: int, vectors: int, ragged: int, panel: Expr, maps: dict[int, RowMap], joint: int = 1) -> Stmt:
-        wanted = apply("maximum", Var("refused", int32), self._refused_panel(panel))
-        call = super()._call(rows, vectors, ragged, panel, maps, joint)
-        return If(apply("not_equal", wanted, _NONE), (call,))
-
-    def _packs_all(self) -> bool:
-        return False
-
-    def _if_wanted(self, panel: Expr, packing: Stmt) -> Stmt:
-        wanted = apply("maximum", Load("refusals", TASK, int32), self._refused_panel(panel))
-        return If(apply("not_equal", wanted, _NONE), (packing,))
-
-    @staticmethod
-    def _refused_panel(panel: Expr) -> Expr:
-        return Load("refused_panels", apply("sub", panel, Var("first_panel")), int32)
 
 
 class AmxFixedKernel(RowTiles):
@@ -157,9 +100,9 @@ class AmxFixedKernel(RowTiles):
                 (
                     Let(Var("row_end"), least(total(Var("row_first"), const(group_rows)), Var("chunk_end"))),
                     Let(Var("row_tiles"), self._tiles_of(apply("sub", Var("row_end"), Var("row_first")))),
-                    Store("refusals", GROUP, _NONE),
+                    Store("refusals", GROUP, NONE),
                     *self._split_rows(),
-                    If(apply("less", _count(GROUP), Var("row_tiles")), tuple(self._multiply())),
+                    If(apply("less", count_of(GROUP), Var("row_tiles")), tuple(self._multiply())),
                 ),
             ),
         )
@@ -179,13 +122,13 @@ class AmxFixedKernel(RowTiles):
             For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]
-        some = apply("greater", total(_count(TASK), _count(PANELS)), ZERO)
+        some = apply("greater", total(count_of(TASK), count_of(PANELS)), ZERO)
         return [*statements, If(some, tuple(WayBack(self.problem, found.fallback).task()))]
 
     def _some_panel(self) -> Expr:
         """Whether a panel of the task is accepted."""
         tiles = apply("sub", Var("tile_end"), Var("first_tile"))
-        return apply("less", scaled(_count(PANELS), 2), tiles)
+        return apply("less", scaled(count_of(PANELS), 2), tiles)
 
     def _own_rows(self) -> list[Stmt]:
         """Allocate what holds the rows of a group, and what splitting them needs."""
@@ -212,20 +155,20 @@ class AmxFixedKernel(RowTiles):
         new = [Load("facts", total(at, const(fact)), float32) for fact in COLUMN_FACTS]
         known = [Load("worst", const(fact), float32) for fact in COLUMN_FACTS]
         usual = const(USUAL_TERMS / self.problem.depth_count, float32)
-        fits = _fit(new, [const(0.0, float32), usual, usual])
+        fits = fit(new, [const(0.0, float32), usual, usual])
         keep = tuple(
             Store("worst", const(fact), apply("maximum", old, value))
             for fact, old, value in zip(COLUMN_FACTS, known, new, strict=True)
         )
         panel = apply("floor_div", Var("t"), const(2))
-        again = apply("equal", Load("refused_panels", panel, int32), _NONE)
-        refuse = If(again, _refuse("refused_panels", panel, PANELS))
+        again = apply("equal", Load("refused_panels", panel, int32), NONE)
+        spoilt = If(again, refuse("refused_panels", panel, PANELS))
         count = apply("sub", Var("tile_end"), Var("first_tile"))
         return [
             *(Store("worst", const(fact), const(0.0, float32)) for fact in COLUMN_FACTS),
-            *(Store("refusals", of, _NONE) for of in (TASK, PANELS)),
-            For(Var("p"), const(panels), LoopKind.SERIAL, (Store("refused_panels", Var("p"), _NONE),)),
-            For(Var("t"), count, LoopKind.SERIAL, (If(fits, keep, (refuse,)),)),
+            *(Store("refusals", of, NONE) for of in (TASK, PANELS)),
+            For(Var("p"), const(panels), LoopKind.SERIAL, (Store("refused_panels", Var("p"), NONE),)),
+            For(Var("t"), count, LoopKind.SERIAL, (If(fits, keep, (spoilt,)),)),
         ]
 
     def _judge_rows(self) -> list[Stmt]:
@@ -233,8 +176,8 @@ class AmxFixedKernel(RowTiles):
         columns = [Load("worst", const(fact), float32) for fact in COLUMN_FACTS]
         tile, number = self._row_tile(Var("t")), self._number(Var("t"))
         rows = [Load("row_facts", fact_place(tile, name), float32) for name in ROW_FACTS]
-        accept = (Store("refused_rows", number, _NONE),)
-        return [If(_fit(columns, rows), accept, _refuse("refused_rows", number, GROUP, TASK))]
+        accept = (Store("refused_rows", number, NONE),)
+        return [If(fit(columns, rows), accept, refuse("refused_rows", number, GROUP, TASK))]
 
     def _judge(self) -> list[Stmt]:
         """Choose the precision of a pair of tiles: the shortest that is expected to lose less than a chain."""
@@ -254,7 +197,7 @@ class AmxFixedKernel(RowTiles):
         work = self._judge_rows()
         if not self.found.ahead:
             first = total(Var("row_first"), scaled(Var("t"), LANES))
-            go_on = apply("equal", Load("refused_rows", self._number(Var("t")), int32), _NONE)
+            go_on = apply("equal", Load("refused_rows", self._number(Var("t")), int32), NONE)
             work = self._split_tile(first, Var("row_end"), Var("t"), work, go_on)
         return [For(Var("t"), Var("row_tiles"), LoopKind.SERIAL, tuple(work))]
 
