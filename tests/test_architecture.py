@@ -1,9 +1,12 @@
 """Holds the layout: who may import whom, which file may name which package, how long files are."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import dlc
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(
@@ -17,13 +20,13 @@ SOURCES = sorted(
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
-    "log": set(),
+    "messages": set(),
     "ir": {"errors", "config"},
     "passes": {"errors", "config", "ir"},
     "codegen": {"errors", "config", "ir"},
-    "runtime": {"errors", "config", "log", "ir"},
+    "runtime": {"errors", "config", "messages", "ir"},
     "frontends": {"errors", "config", "ir"},
-    "driver": {"errors", "config", "log", "ir", "passes", "codegen", "runtime"},
+    "driver": {"errors", "config", "messages", "ir", "passes", "codegen", "runtime"},
     "training": {"errors", "config", "ir", "passes", "codegen", "runtime", "driver", "frontends"},
     "facade": {"errors", "config", "ir", "passes", "codegen", "runtime", "driver", "frontends"},
     "tools": {"errors", "config", "ir", "passes", "driver", "frontends", "facade"},
@@ -149,3 +152,10 @@ def test_no_import_cycles():
 
     for name in sorted(modules):
         visit(name)
+
+
+def test_no_public_function_has_the_name_of_a_module():
+    """Importing ``dlc.log``, were there one, would hide the function ``dlc.log``."""
+    modules = {path.stem for path in (ROOT / "dlc").iterdir()}
+    functions = {*import_module("dlc.frontends.graph").__all__, *dlc._LAZY}
+    assert not modules & functions

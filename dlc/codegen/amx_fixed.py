@@ -168,6 +168,7 @@ class AmxFixedKernel(RowTiles):
             *(Store("worst", const(fact), const(0.0, float32)) for fact in COLUMN_FACTS),
             *(Store("refusals", of, NONE) for of in (TASK, PANELS)),
             For(Var("p"), const(panels), LoopKind.SERIAL, (Store("refused_panels", Var("p"), NONE),)),
+            For(Var("t"), const(self.chunk_tiles), LoopKind.SERIAL, (Store("refused_rows", Var("t"), NONE),)),
             For(Var("t"), count, LoopKind.SERIAL, (If(fits, keep, (spoilt,)),)),
         ]
 

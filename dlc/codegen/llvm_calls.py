@@ -69,11 +69,11 @@ def parsed(text: str) -> Iterator[Any]:
     try:
         module = _parse(context, text.encode(), problem.place)
         refusal = problem.take()
-        if not refusal and _verify(module, problem.place):
-            refusal = problem.take()
+        if module and not refusal and _verify(module, problem.place):
+            refusal = problem.take() or "the module is not valid"
         problem.take()
-        if refusal:
-            raise ValueError(refusal)
+        if refusal or not module:
+            raise ValueError(refusal or "the text cannot be read")
         yield module
     finally:
         if module:

@@ -62,9 +62,10 @@ def host_target(restriction: str = "") -> CpuTarget:
     is_x86 = triple.startswith("x86_64")
     allowed = set(present)
     emulated: set[str] = set()
+    omitted: set[str] = set()
     for item in filter(None, (part.strip() for part in restriction.split(","))):
         if item.startswith("-"):
-            allowed = _without(allowed, item[1:])
+            allowed, omitted = _without(allowed, item[1:]), omitted | {item[1:]}
         elif is_x86 and item in _X86_LEVELS:
             allowed &= set(_X86_LEVELS[item])
         elif item == "generic":
@@ -78,7 +79,7 @@ def host_target(restriction: str = "") -> CpuTarget:
         target = _x86_target(triple, allowed - emulated)
         if emulated and not target.has_masks:
             raise ConfigError(f"CPU features {restriction!r}: tiles are emulated with AVX-512, which is not there")
-        return replace(target, emulated=tuple(sorted(emulated)))
+        return replace(target, emulated=tuple(sorted(emulated - omitted)))
     return _other_target(triple, allowed)
 
 

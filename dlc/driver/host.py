@@ -11,6 +11,7 @@ import platform
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import import_module
@@ -20,7 +21,7 @@ from dlc.codegen.amx_permission import tiles_permitted
 from dlc.codegen.host_caches import cache_sizes
 from dlc.codegen.target import CpuTarget
 from dlc.driver.identity import compiler_digest
-from dlc.log import inform
+from dlc.messages import inform
 from dlc.runtime import object_code
 from dlc.runtime.cache import CodeCache, make_key
 from dlc.runtime.executable import NativeCode
@@ -62,7 +63,7 @@ def runtime_beside() -> Iterator[None]:
         with suppress(Exception):
             native_runtime()
 
-    thread = threading.Thread(target=make, name="dlc-runtime")
+    thread = threading.Thread(target=copy_context().run, args=(make,), name="dlc-runtime")  # with the caller's options
     thread.start()
     try:
         yield

@@ -19,7 +19,7 @@ from dlc.errors import DlcError
 from dlc.ir.graph import Graph, InputSpec, Role
 from dlc.ir.interface import DeferredGraph, Interface, digest_of, interface_of
 from dlc.ir.provenance import FileState, Place, Region, file_state, find_place
-from dlc.log import inform
+from dlc.messages import inform
 from dlc.runtime.cache import CacheKey, CodeCache, make_key
 from dlc.runtime.cache_file import Entry
 from dlc.runtime.file_arrays import FileArrays

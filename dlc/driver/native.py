@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from dlc.codegen.llvm_emit import emit_entry, module_text, symbol_of
@@ -84,7 +85,8 @@ class KernelCompiler:
         if self._module.functions:
             text = module_text(self._module)
             self._module = ModuleState(self.target, self._library)
-            self._submitted.append((text, self._pool.submit(self._compile_text, text, self.target)))
+            compiled = self._pool.submit(copy_context().run, self._compile_text, text, self.target)
+            self._submitted.append((text, compiled))
 
     def finish(self) -> CompiledKernels:
         """Return the object code of all kernels taken in."""

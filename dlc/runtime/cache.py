@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dlc import config
-from dlc.log import warn
+from dlc.messages import warn
 from dlc.runtime.cache_file import DamagedEntryError, Entry, check_owner, read_entry, read_head, write_entry
 
 CHANNEL = "dlc.cache"

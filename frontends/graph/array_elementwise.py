@@ -178,7 +178,8 @@ def square(b: Builder, x: Any) -> Value:
 
 def exp2(b: Builder, x: Any) -> Value:
     """Return 2 to the power ``x``."""
-    return exp(b, multiply(b, x, math.log(2.0)))
+    value = as_value(b, x)
+    return power(b, 2.0, b.cast_to(value, float_dtype(value.type.dtype)))
 
 
 def log2(b: Builder, x: Any) -> Value:

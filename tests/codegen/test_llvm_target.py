@@ -49,6 +49,7 @@ def test_tiles_are_emulated_on_request_only() -> None:
     assert all(target.has(feature) and f"+{feature}" not in target.feature_string for feature in target.emulated)
     assert "amx-int8" in target.emulated
     assert not host_target("avx512").has("amx-int8")
+    assert host_target("amx-emulated,-amx-int8").emulated == ("amx-bf16", "amx-tile")
     with pytest.raises(ConfigError, match="'avx2,amx-emulated'"):
         host_target("avx2,amx-emulated")
 

@@ -1,6 +1,7 @@
 """The garbage collector rests while blocks are open, and is left as it was found."""
 
 import gc
+import os
 import threading
 
 import pytest
@@ -50,3 +51,25 @@ def test_blocks_of_two_threads_may_overlap():
     end.set()
     thread.join()
     assert gc.isenabled()
+
+
+def test_a_forked_child_is_not_held_by_blocks_of_other_threads():
+    gc.enable()
+    begun, end = threading.Event(), threading.Event()
+
+    def other():
+        with collector_at_rest():
+            begun.set()
+            end.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(10) and not gc.isenabled()
+    child = os.fork()
+    if child == 0:
+        with collector_at_rest():
+            rests = not gc.isenabled()
+        os._exit(0 if rests and gc.isenabled() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    end.set()
+    thread.join()

@@ -58,6 +58,19 @@ def test_the_runtime_is_made_beside_other_work(monkeypatch):
     assert made == ["dlc-runtime"]
 
 
+def test_all_that_compiles_keeps_to_the_callers_options(perceptron, own_cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(host, "_runtime", [])
+    monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path / "elsewhere"))
+    with config.override(cache_dir=own_cache):
+        compile_graph(perceptron(batch=3), threads=2)
+    assert {path.name for path in own_cache.iterdir()} >= {"executable", "runtime", "target", "object"}
+    assert not (tmp_path / "elsewhere").exists()
+    with config.override(cache_dir=tmp_path / "unused", cache=False):
+        monkeypatch.setattr(host, "_runtime", [])
+        compile_graph(perceptron(batch=4), threads=2)
+    assert not (tmp_path / "unused").exists() and not (tmp_path / "elsewhere").exists()
+
+
 def test_who_needs_the_runtime_meets_its_error_not_who_begins_it(monkeypatch):
     def fail():
         raise ValueError("no runtime")

@@ -271,7 +271,7 @@ _activation(
     lambda a, x: x * _np_sigmoid(x),
     lambda b, x, a: b.mul(x, b.sigmoid(x)),
     gradient=lambda b, dy, x, y, a: b.mul(dy, _silu_slope(b, x)),
-    doc="x * sigmoid(x).",
+    doc="x * sigmoid(x), 0 below -87.3, where the sigmoid would be subnormal.",
 )
 _activation(
     "softsign",

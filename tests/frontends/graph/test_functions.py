@@ -253,3 +253,9 @@ def test_wrong_use_is_a_type_rule_error_with_the_source_line(function, words):
 def test_foreign_operands_are_refused():
     with pytest.raises(DlcError, match="neither a tensor"):
         run(lambda t: t + "one", A)
+
+
+def test_powers_of_two_are_exact_to_a_few_units_however_large():
+    x = np.concatenate([np.linspace(-125, 127.9, 4001), np.arange(-126, 128)]).astype(np.float32)
+    found, wanted = run(dlc.exp2, x), np.exp2(x.astype(np.float64))
+    assert np.abs(found / wanted - 1).max() < 4 * 2.0**-23
