@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -34,27 +35,9 @@ def test_an_error_ends_the_rest():
     assert gc.isenabled()
 
 
-def test_blocks_of_two_threads_may_overlap():
-    gc.enable()
-    begun, end = threading.Event(), threading.Event()
-
-    def other():
-        with collector_at_rest():
-            begun.set()
-            end.wait(10)
-
-    thread = threading.Thread(target=other)
-    with collector_at_rest():
-        thread.start()
-        assert begun.wait(10)
-    assert not gc.isenabled()
-    end.set()
-    thread.join()
-    assert gc.isenabled()
-
-
-def test_a_forked_child_is_not_held_by_blocks_of_other_threads():
-    gc.enable()
+@contextmanager
+def block_on_another_thread():
+    """Hold a block open on a thread of its own."""
     begun, end = threading.Event(), threading.Event()
 
     def other():
@@ -64,12 +47,30 @@ def test_a_forked_child_is_not_held_by_blocks_of_other_threads():
 
     thread = threading.Thread(target=other)
     thread.start()
-    assert begun.wait(10) and not gc.isenabled()
-    child = os.fork()
-    if child == 0:
+    assert begun.wait(10)
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_blocks_of_two_threads_may_overlap():
+    gc.enable()
+    with ExitStack() as stack:
         with collector_at_rest():
-            rests = not gc.isenabled()
-        os._exit(0 if rests and gc.isenabled() else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    end.set()
-    thread.join()
+            stack.enter_context(block_on_another_thread())
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_a_forked_child_is_not_held_by_blocks_of_other_threads():
+    gc.enable()
+    with block_on_another_thread():
+        assert not gc.isenabled()
+        child = os.fork()
+        if child == 0:
+            with collector_at_rest():
+                rests = not gc.isenabled()
+            os._exit(0 if rests and gc.isenabled() else 1)
+        assert os.waitpid(child, 0)[1] == 0
