@@ -24,10 +24,10 @@ import numpy as np  # noqa: E402
 from contraction_cases import GROUPS, Case  # noqa: E402
 from contraction_peers import peers  # noqa: E402
 
-from dlc.codegen.contract_schedule import lower_contraction  # noqa: E402
-from dlc.codegen.llvm_emit import emit_module  # noqa: E402
-from dlc.codegen.llvm_jit import compile_module, load_objects  # noqa: E402
-from dlc.codegen.llvm_target import host_target  # noqa: E402
+from dlc.codegen.llvm.emit import emit_module  # noqa: E402
+from dlc.codegen.llvm.jit import compile_module, load_objects  # noqa: E402
+from dlc.codegen.llvm.target import host_target  # noqa: E402
+from dlc.codegen.lower.contraction import lower_contraction  # noqa: E402
 from dlc.driver.host import native_runtime  # noqa: E402
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec  # noqa: E402
 from dlc.ir.epilogue import Epilogue, no_epilogue  # noqa: E402

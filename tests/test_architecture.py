@@ -39,8 +39,19 @@ ALLOWED = {
     "__init__": {"errors", "config", "facade"},
     "__main__": {"cli"},
 }  # fmt: skip
+# Package of code generation -> those it may import, beside the modules of code generation that are in none.
+CODEGEN = {
+    "loops": set(),
+    "rows": {"loops"},
+    "contract": {"loops"},
+    "tiles": {"contract"},
+    "winograd": {"contract", "tiles"},
+    "attention": {"contract", "rows"},
+    "lower": {"loops", "rows", "contract", "tiles", "winograd", "attention"},
+    "llvm": set(),
+}
 OWNERS = {
-    "llvmlite": ("dlc/codegen/llvm",),
+    "llvmlite": ("dlc/codegen/llvm/",),
     "onnx": ("frontends/onnx/",),
     "networkx": ("dlc/passes/rematerialise_cut.py",),
     "numba": ("dlc/codegen/cuda", "dlc/runtime/cuda"),
@@ -84,6 +95,16 @@ def test_imports_follow_the_layers(path):
             if other in ("__version__",):
                 continue
             assert other == layer or other in ALLOWED[layer], f"{name_of(path)}:{line}: {layer} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dlc/codegen").rglob("*.py")), ids=name_of)
+def test_packages_of_code_generation_are_layers(path):
+    package = path.relative_to(ROOT / "dlc/codegen").parts[0]
+    allowed = {package, *CODEGEN[package]} if package in CODEGEN else set()
+    for line, module in imported_modules(ast.parse(path.read_text())):
+        parts = module.split(".")
+        if parts[:2] == ["dlc", "codegen"] and len(parts) > 2 and parts[2] in CODEGEN:
+            assert parts[2] in allowed, f"{name_of(path)}:{line} imports {module}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from dlc.codegen.emulate import emulate
-from dlc.codegen.llvm_target import host_target
-from dlc.codegen.lower import lower
+from dlc.codegen.llvm.target import host_target
+from dlc.codegen.lower.node import lower
 from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph, Node, Value
 from dlc.ir.interpret import interpret

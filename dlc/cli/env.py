@@ -11,7 +11,7 @@ import click
 from dlc import __version__, config
 from dlc.cli.common import json_option
 from dlc.cli.output import table, write_json
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.target import host_target
 from dlc.errors import ConfigError
 
 PACKAGES = ("numpy", "llvmlite", "onnx", "ml_dtypes", "safetensors", "onnxruntime", "torch")

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dlc.codegen.copy import copy_kernel
-from dlc.codegen.lower import lower
+from dlc.codegen.lower.node import lower
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact
 from dlc.driver.assemble import Assembled, assemble

@@ -91,7 +91,7 @@ def compile_bound(
         executable = make_executable(artifact, initial, *ports(graph, binding), options.threads, shared)
     if report.cache != "hit":  # the compiler was loaded, and worked
         with report.phase("release"):
-            release_memory(import_module("dlc.codegen.llvm_calls").LIBRARY)
+            release_memory(import_module("dlc.codegen.llvm.calls").LIBRARY)
     memory = executable.memory
     report.kernels, report.flops, report.code_bytes = artifact.kernels, artifact.flops, artifact.code_bytes
     report.steps = sum(isinstance(s, KernelStep) for s in artifact.main_plan.steps)

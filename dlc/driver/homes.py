@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dlc.codegen.joins import Part, body_of, find_parts, reads_anywhere
+from dlc.codegen.lower.joins import Part, body_of, find_parts, reads_anywhere
 from dlc.codegen.places import static_shape
 from dlc.driver.live_bytes import LiveBytes
 from dlc.ir.graph import Graph, Node, Value, producers

@@ -41,7 +41,7 @@ def load_objects(images: Sequence[bytes]) -> NativeCode:
             return object_code.load_objects(images)
         except UnsupportedObjectError as error:
             inform("dlc.load", f"objects go to LLVM's linker: {error}")
-    code: NativeCode = import_module("dlc.codegen.llvm_jit").load_objects(images)
+    code: NativeCode = import_module("dlc.codegen.llvm.jit").load_objects(images)
     return code
 
 
@@ -79,7 +79,7 @@ def _runtime_objects() -> list[bytes]:
     entry = cache.load(key)
     if entry is not None:
         return [bytes(entry.blobs["dispatcher"]), bytes(entry.blobs["poll"])]
-    texts, jit = import_module("dlc.codegen.llvm_dispatch"), import_module("dlc.codegen.llvm_jit")
+    texts, jit = import_module("dlc.codegen.llvm.dispatch"), import_module("dlc.codegen.llvm.jit")
     target = find_target("generic")
     objects = [jit.compile_module(text, target) for text in (texts.dispatcher_text(machine), texts.python_poll_text())]
     cache.store(key, {}, dict(zip(("dispatcher", "poll"), objects, strict=True)))
@@ -104,7 +104,7 @@ def find_target(restriction: str = "") -> CpuTarget:
 
 
 def _inspect(restriction: str) -> CpuTarget:
-    target: CpuTarget = import_module("dlc.codegen.llvm_target").host_target(restriction)
+    target: CpuTarget = import_module("dlc.codegen.llvm.target").host_target(restriction)
     return target
 
 

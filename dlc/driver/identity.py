@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from dlc.codegen.llvm_version import llvm_version
+from dlc.codegen.llvm.version import llvm_version
 
 PACKAGE = Path(__file__).parent.parent
 COMPILER_FOLDERS = ("ir", "passes", "codegen", "driver", "runtime")

@@ -15,7 +15,7 @@ from importlib import import_module
 import numpy as np
 
 from dlc import config
-from dlc.codegen.llvm_probe import PEAK, READ, peak_flops, probe_text, read_stride
+from dlc.codegen.llvm.probe import PEAK, READ, peak_flops, probe_text, read_stride
 from dlc.driver.host import find_target, load_objects, processor_name
 from dlc.runtime.roofline import Roofline
 
@@ -66,7 +66,7 @@ def measure_roofline(threads: int, sizes: Sequence[int] = SIZES, seconds: float 
     Features that ``cpu_features`` leaves out are not used: the roofline is that of the code that is made.
     """
     target = find_target(config.cpu_features())
-    code = load_objects([import_module("dlc.codegen.llvm_jit").compile_module(probe_text(target), target)])
+    code = load_objects([import_module("dlc.codegen.llvm.jit").compile_module(probe_text(target), target)])
     stride = read_stride(target)
     parts = [(1, _PEAK_ITERATIONS, np.full(64, 0.5, np.float32)) for _ in range(threads)]
     spent = _best_seconds(code.address(PEAK), parts, max(seconds, _PEAK_SECONDS))

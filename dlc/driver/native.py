@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 
-from dlc.codegen.llvm_emit import emit_entry, module_text, symbol_of
-from dlc.codegen.llvm_jit import assembly, compile_module
-from dlc.codegen.llvm_state import Library, ModuleState
+from dlc.codegen.llvm.emit import emit_entry, module_text, symbol_of
+from dlc.codegen.llvm.jit import assembly, compile_module
+from dlc.codegen.llvm.state import Library, ModuleState
 from dlc.codegen.target import CpuTarget
 from dlc.ir.kernel import Kernel
 from dlc.ir.kernel_digest import fingerprint, renamed

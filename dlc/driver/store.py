@@ -102,5 +102,5 @@ def compile_cached(text: str, target: CpuTarget) -> bytes:
 
 
 def _compile(text: str, target: CpuTarget) -> bytes:
-    image: bytes = import_module("dlc.codegen.llvm_jit").compile_module(text, target)
+    image: bytes = import_module("dlc.codegen.llvm.jit").compile_module(text, target)
     return image

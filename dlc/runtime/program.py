@@ -1,6 +1,6 @@
 """A plan as the flat table that the native dispatcher walks.
 
-Owns the table's layout (stated once more in codegen/llvm_dispatch) and where
+Owns the table's layout (stated once more in codegen/llvm/dispatch.py) and where
 barriers go. It must not know buffers, threads or how the functions were made.
 """
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dlc.codegen.emulate import emulate
-from dlc.codegen.llvm_emit import emit_module
-from dlc.codegen.llvm_jit import compile_module, load_objects
+from dlc.codegen.llvm.emit import emit_module
+from dlc.codegen.llvm.jit import compile_module, load_objects
 from dlc.codegen.target import CpuTarget
 from dlc.ir.lowering import Lowered, OperandKind
 from dlc.ir.types import TensorType

@@ -6,9 +6,9 @@ import ctypes
 
 import numpy as np
 
-from dlc.codegen.llvm_emit import emit_module
-from dlc.codegen.llvm_jit import NativeCode, compile_module, load_objects
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.emit import emit_module
+from dlc.codegen.llvm.jit import NativeCode, compile_module, load_objects
+from dlc.codegen.llvm.target import host_target
 from dlc.codegen.target import CpuTarget
 from dlc.ir.expr import Const, Expr, Var, apply, const
 from dlc.ir.kernel import Kernel

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from dlc.codegen.emulate import emulate
-from dlc.codegen.llvm_target import host_target
-from dlc.codegen.lower import lower
+from dlc.codegen.llvm.target import host_target
+from dlc.codegen.lower.node import lower
 from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph, Node
 from dlc.ir.interpret import interpret_region

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.target import host_target
 from dlc.codegen.target import CpuTarget
 
 HOST = host_target()

@@ -7,20 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from contract_native import Native, aligned, run_emulated, type_of
-from kernel_native import Function
-from plain_targets import AMX
-from test_contract_pairs import halves
-from test_joins import node_of
 
-from dlc.codegen import contract_schedule
-from dlc.codegen.contract_schedule import lower_contraction
 from dlc.codegen.emulate import emulate
-from dlc.codegen.fixed_blocking import fixed_form
-from dlc.codegen.llvm_target import host_target
-from dlc.codegen.lower import lower
+from dlc.codegen.llvm.target import host_target
+from dlc.codegen.lower import contraction as contract_schedule
+from dlc.codegen.lower.contraction import lower_contraction
+from dlc.codegen.lower.node import lower
 from dlc.codegen.target import CpuTarget
-from dlc.codegen.winograd_blocking import best_blocking
+from dlc.codegen.tiles.fixed_blocking import fixed_form
+from dlc.codegen.winograd.blocking import best_blocking
 from dlc.ir.builder import Builder
 from dlc.ir.contraction import group_shape, infer_extents, parse_spec
 from dlc.ir.epilogue import ACCUMULATOR, Epilogue, no_epilogue
@@ -31,7 +26,12 @@ from dlc.ir.ops.contract import contract_evaluate
 from dlc.ir.placement import Inside, Layout, Placement, row_major, span
 from dlc.ir.types import float32
 from dlc.ir.verify_kernel import verify
+from tests.codegen.contract.test_pairs import halves
+from tests.codegen.contract_native import Native, aligned, run_emulated, type_of
+from tests.codegen.kernel_native import Function
+from tests.codegen.lower.test_joins import node_of
 from tests.codegen.lowering import close, expected_of
+from tests.codegen.plain_targets import AMX
 
 TARGETS = {level: host_target(level) for level in ("generic", "avx2", "avx512")}
 CONV = "n h+r w+s c, r s c k -> n h w k"

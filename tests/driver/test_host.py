@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dlc import config
-from dlc.codegen.llvm_jit import NativeCode
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.jit import NativeCode
+from dlc.codegen.llvm.target import host_target
 from dlc.driver import host
 from dlc.driver.compile import compile_graph
 from dlc.driver.host import find_target

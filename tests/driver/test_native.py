@@ -5,8 +5,8 @@ import ctypes
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm_jit import load_objects
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.jit import load_objects
+from dlc.codegen.llvm.target import host_target
 from dlc.driver import native
 from dlc.driver.native import KernelCompiler
 from dlc.errors import CompileError

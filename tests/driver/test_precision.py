@@ -8,7 +8,7 @@ import pytest
 
 import dlc
 from dlc import config, losses, nn, optim
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.target import host_target
 from dlc.driver import build
 from dlc.driver.compile import compile_graph
 from dlc.driver.options import CompileOptions

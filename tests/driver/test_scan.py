@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.target import host_target
 from dlc.driver.compile import compile_graph
 from dlc.ir.builder import Builder
 from dlc.ir.interpret import interpret

@@ -5,7 +5,7 @@ import pytest
 
 import dlc
 from dlc import config, losses, nn, optim
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.target import host_target
 from dlc.driver.compile import compile_graph
 
 pytestmark = pytest.mark.skipif(not host_target().has_masks, reason="tiles are emulated with AVX-512")

@@ -8,7 +8,7 @@ from functools import cache
 import llvmlite.binding as llvm
 import numpy as np
 
-from dlc.codegen.llvm_dispatch import EXPORTS, PYTHON_EXPORTS, dispatcher_text, python_poll_text
+from dlc.codegen.llvm.dispatch import EXPORTS, PYTHON_EXPORTS, dispatcher_text, python_poll_text
 from dlc.ir.plan import Argument, KernelStep, LoopBegin, LoopEnd, Plan, Slot, SlotKind, Step
 from dlc.ir.types import tensor_type
 from dlc.runtime.executable import Executable

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm_jit import compile_module
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.jit import compile_module
+from dlc.codegen.llvm.target import host_target
 from dlc.errors import DlcError
 from dlc.runtime.object_code import ObjectCode, UnsupportedObjectError, can_load, load_objects
 

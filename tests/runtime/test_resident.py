@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from dlc.codegen.llvm_calls import LIBRARY
-from dlc.codegen.llvm_jit import compile_module
-from dlc.codegen.llvm_target import host_target
+from dlc.codegen.llvm.calls import LIBRARY
+from dlc.codegen.llvm.jit import compile_module
+from dlc.codegen.llvm.target import host_target
 from dlc.runtime.resident import release_memory, unmodified
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -1,0 +1,1 @@
+"""Attention as one kernel with online softmax."""

@@ -1,0 +1,1 @@
+"""Contractions by fused multiply-adds: read, cut, packed and multiplied. Other ways to multiply build on it."""
