@@ -26,13 +26,15 @@ from dlc.codegen.tiles.pair_runs import pack_runs_kernel, runs_size
 from dlc.codegen.tiles.pairs_blocking import amx_takes_pairs, choose_pairs_blocking
 from dlc.codegen.tiles.pairs_macro import amx_pairs_kernel
 from dlc.codegen.winograd.blocking import WinogradBlocking, choose_winograd
+from dlc.codegen.winograd.fixed_macro import FixedWinogradKernel
+from dlc.codegen.winograd.fixed_pack import split_weights_kernel, worst_columns_kernel
 from dlc.codegen.winograd.macro import WinogradKernel
-from dlc.codegen.winograd.pack import packed_size, transform_weights_kernel
+from dlc.codegen.winograd.pack import transform_weights_kernel
 from dlc.codegen.winograd.problem import WinogradProblem, recognise
 from dlc.codegen.winograd.taps_blocking import TapsBlocking, choose_taps
 from dlc.codegen.winograd.taps_macro import TapsKernel
 from dlc.codegen.winograd.taps_problem import TapsProblem, recognise_taps
-from dlc.codegen.winograd.watch import limit_kernel, limit_size
+from dlc.codegen.winograd.watch import limit_kernel
 from dlc.ir.contraction import ContractSpec, group_shape
 from dlc.ir.epilogue import Epilogue, no_epilogue
 from dlc.ir.kernel import Kernel
@@ -264,26 +266,34 @@ def _winograd(found: WinogradProblem, blocking: WinogradBlocking, request: Reque
     problem, tile, label = found.problem, blocking.tile, request.label
     constant = problem.panel_operand in request.constants
     weights = _input(problem.panel_operand)
-    kernels = [
-        transform_weights_kernel(found, tile, f"transform_{label}"),
-        limit_kernel(found, tile.lanes, f"limit_{label}"),
-    ]
-    sizes = [packed_size(found, tile), limit_size(found, tile.lanes)]
-    panel_size = problem.sizes[problem.panel_operand]
+    types: list[TensorType] = []
+    calls: list[KernelCall] = []
+
+    def made(kernel: Kernel, *sources: Operand) -> list[Operand]:
+        """Call a kernel on ``sources``; return the temporaries that it writes."""
+        written = [buffer for buffer in kernel.buffers if buffer.writable]
+        places = [Operand(OperandKind.TEMPORARY, len(types) + number) for number in range(len(written))]
+        types.extend(TensorType(buffer.dtype, (buffer.size or 0,)) for buffer in written)
+        calls.append(KernelCall(kernel, (*sources, *places)))
+        return places
+
+    transformed = made(transform_weights_kernel(found, tile, f"transform_{label}"), weights)
+    if blocking.fixed:
+        split = made(split_weights_kernel(found, tile, f"split_{label}"), *transformed)
+        transformed = [*split, *made(worst_columns_kernel(found, tile, f"worst_{label}"), split[-1])]
+    limits = made(limit_kernel(found, tile.lanes, f"limit_{label}"), weights)
+    panel, panel_size = weights, problem.sizes[problem.panel_operand]
     if constant:
-        panels = packed_panels(problem, blocking.tile.width, blocking.tile.lanes)
+        panels = packed_panels(problem, tile.width, tile.lanes)
         panel_size = panels.size
-        sizes.append(panel_size)
-        kernels.append(pack_kernel(panels, f"pack_{label}"))
-    places = [Operand(OperandKind.TEMPORARY, number) for number in range(len(sizes))]
-    calls = [KernelCall(kernel, (weights, place)) for kernel, place in zip(kernels, places, strict=True)]
-    loops = WinogradKernel(found, blocking, request.target, PACKED if constant else LOCAL)
+        [panel] = made(pack_kernel(panels, f"pack_{label}"), weights)
+    build = FixedWinogradKernel if blocking.fixed else WinogradKernel
+    loops = build(found, blocking, request.target, PACKED if constant else LOCAL)
     kernel = loops.build(f"contract_{label}", panel_size)
-    panel = places[2] if constant else weights
-    operands = (_input(problem.row_operand), *places[:2], panel, OUTPUT, *_reads(problem))
+    operands = (_input(problem.row_operand), *transformed, *limits, panel, OUTPUT, *_reads(problem))
     calls.append(KernelCall(kernel, operands, problem.flops))
     in_place = tuple((0, 2 + problem.reads[number].input) for number in sorted(loops.overwritten))
-    return Lowered(tuple(calls), tuple(TensorType(float32, (size,)) for size in sizes), in_place)
+    return Lowered(tuple(calls), tuple(types), in_place)
 
 
 def _winograd_taps(found: TapsProblem, blocking: TapsBlocking, request: Request) -> Lowered:

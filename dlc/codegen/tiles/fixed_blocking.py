@@ -160,15 +160,24 @@ def _task_cycles(problem: Problem, target: CpuTarget, found: FixedBlocking, row_
     rows = -(-tiles // row_parts)
     panels = -(-found.fallback.panels // column_parts)
     columns = 2 * panels if panels > 1 else -(-min(BLOCK, problem.columns[-1].extent) // LANES)
-    step = STEP_CYCLES * (LONG_FACTOR if problem.depth_count < SHORT_DEPTH else 1.0)
+    step = step_cycles(problem.depth_count)
     groups = -(-rows // found.group_tiles)
     work = rows * columns * (found.steps * step + STORE_CYCLES)
     split = 0 if found.ahead else rows * LANES * found.steps * STEP * (ROW_CYCLES + TURN_CYCLES * found.turned)
     pages = _tile_pages(problem)
     lines = rows * columns * LANES * len(pages) * LINE_CYCLES * (found.group_tiles * sum(pages) > MOST_PAGES)
     words = columns * found.steps * COLUMN_STEP_WORDS
-    fetch = NEAR_WORD_CYCLES if words * 4 <= target.l2_bytes // 2 else WORD_CYCLES
-    return work + split + lines + groups * words * fetch + TASK_CYCLES
+    return work + split + lines + groups * words * word_cycles(words, target) + TASK_CYCLES
+
+
+def step_cycles(depth: int) -> float:
+    """Estimate the cycles of a step of one tile."""
+    return STEP_CYCLES * (LONG_FACTOR if depth < SHORT_DEPTH else 1.0)
+
+
+def word_cycles(words: int, target: CpuTarget) -> float:
+    """Estimate the cycles to fetch one of so many words of columns that pass again and again."""
+    return NEAR_WORD_CYCLES if words * 4 <= target.l2_bytes // 2 else WORD_CYCLES
 
 
 def _tile_pages(problem: Problem) -> list[float]:

@@ -12,11 +12,10 @@ from dlc.codegen.contract.analysis import Problem, extent_of, merge
 from dlc.codegen.contract.index import ZERO, least, scaled, total
 from dlc.codegen.tiles.block_epilogue import BlockEpilogue
 from dlc.codegen.tiles.fixed_blocking import FixedBlocking
-from dlc.codegen.tiles.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, LOST, TILE_WORDS, ZEROS
+from dlc.codegen.tiles.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, TILE_WORDS
+from dlc.codegen.tiles.fixed_precision import by_precision, choose_precision
 from dlc.codegen.tiles.fixed_products import (
-    LONG,
-    LONG_ROWS,
-    SHORT,
+    PRECISIONS,
     SUMS,
     fixed_epilogue_kernel,
     fixed_tiles_and_epilogue_kernel,
@@ -25,8 +24,6 @@ from dlc.codegen.tiles.fixed_products import (
 from dlc.codegen.tiles.fixed_refusals import (
     COLUMN_FACTS,
     GROUP,
-    LAST_DIGIT,
-    MOST_LOSS,
     NONE,
     PANELS,
     TASK,
@@ -36,7 +33,7 @@ from dlc.codegen.tiles.fixed_refusals import (
     fit,
     refuse,
 )
-from dlc.codegen.tiles.fixed_row_tiles import ROW_BUFFERS, ROW_FACTS, RowTiles, fact_place
+from dlc.codegen.tiles.fixed_row_tiles import ROW_BUFFERS, RowTiles, row_facts
 from dlc.codegen.tiles.sizes import LINE
 from dlc.ir.expr import Expr, Load, Var, apply, cast, const, select
 from dlc.ir.kernel import (
@@ -57,8 +54,6 @@ from dlc.ir.kernel import (
     Window,
 )
 from dlc.ir.types import float32, int32, uint32
-
-PRECISIONS = (SHORT, LONG_ROWS, LONG)
 
 
 class AmxFixedKernel(RowTiles):
@@ -176,22 +171,13 @@ class AmxFixedKernel(RowTiles):
         """Refuse the tile if it would lose too much with one of the columns that are not refused."""
         columns = [Load("worst", const(fact), float32) for fact in COLUMN_FACTS]
         tile, number = self._row_tile(Var("t")), self._number(Var("t"))
-        rows = [Load("row_facts", fact_place(tile, name), float32) for name in ROW_FACTS]
+        rows = row_facts(tile)
         accept = (Store("refused_rows", number, NONE),)
         return [If(fit(columns, rows), accept, refuse("refused_rows", number, GROUP, TASK))]
 
-    def _judge(self) -> list[Stmt]:
-        """Choose the precision of a pair of tiles: the shortest that is expected to lose less than a chain."""
-        at = total(scaled(self._column_tile(Var("column_tile")), FACTS * LANES), const(LANES))
-        zeros, lost = (Load("facts", total(at, const(fact)), float32) for fact in (ZEROS, LOST))
-        tile = self._row_tile(Var("b"))
-        loss, few = (Load("row_facts", fact_place(tile, name), float32) for name in ("loss", "few"))
-        rows, columns = apply("mul", zeros, loss), apply("mul", lost, few)
-        losses = [apply("add", rows, columns), apply("add", apply("mul", rows, const(LAST_DIGIT, float32)), columns)]
-        verdict: Expr = const(LONG)
-        for precision, amount in reversed(list(enumerate(losses))):
-            verdict = select(apply("less_equal", amount, const(MOST_LOSS, float32)), const(precision), verdict)
-        return [Let(Var("verdict"), verdict)]
+    def _judge(self) -> Stmt:
+        """Choose the precision of a pair of tiles."""
+        return choose_precision(self._column_tile(Var("column_tile")), self._row_tile(Var("b")))
 
     def _split_rows(self) -> list[Stmt]:
         """Judge the group's rows, and split them if no kernel did so before."""
@@ -231,7 +217,7 @@ class AmxFixedKernel(RowTiles):
         """Multiply a tile and store its results, row by row."""
         store = self._stored(Var("column_tile"), Var("b"), ZERO, const(1), Var("r"))
         rows = For(Var("r"), self._block_rows(), LoopKind.SERIAL, tuple(store))
-        return [*self._judge(), self._tiles(ZERO, None, rows)]
+        return [self._judge(), self._tiles(ZERO, None, rows)]
 
     def _overlapped(self) -> list[Stmt]:
         """Multiply a tile, and store the results of the one before, of which ``pending`` rows wait."""
@@ -240,7 +226,7 @@ class AmxFixedKernel(RowTiles):
         tile = apply("maximum", total(Var("column_tile"), const(-1)), Var("first_tile"))
         waiting = (Var("previous_tile"), Var("previous"), apply("sub", const(1), Var("turn")), self._pending())
         return [
-            *self._judge(),
+            self._judge(),
             *self._asked(),
             Let(Var("previous"), before),
             Let(Var("previous_tile"), select(first, tile, Var("column_tile"))),
@@ -292,10 +278,7 @@ class AmxFixedKernel(RowTiles):
             calls = [
                 Call(fixed_tiles_and_epilogue_kernel(precision, spec), windows, scalars) for precision in PRECISIONS
             ]
-        otherwise: tuple[Stmt, ...] = ()
-        for precision, call in reversed(list(enumerate(calls))):
-            otherwise = (If(apply("equal", Var("verdict"), const(precision)), (call, after), otherwise),)
-        return otherwise[0]
+        return by_precision([(call, after) for call in calls])
 
     def _stored(self, tile: Expr, block: Expr, place: Expr, rows: Expr, first: Expr = ZERO) -> list[Stmt]:
         """Store results of a tile."""

@@ -32,7 +32,7 @@ from dlc.ir.types import float32, int8, int32, uint32
 WEIGHTS = DIGITS
 """Different weights of products, each 256 times the next."""
 SUMS = WEIGHTS * LANES * LANES
-SHORT, LONG_ROWS, LONG = range(3)
+PRECISIONS = SHORT, LONG_ROWS, LONG = range(3)
 """Precisions: three digits of both sides, four of rows, four of both."""
 _NAMES = ("short", "long_rows", "long")
 

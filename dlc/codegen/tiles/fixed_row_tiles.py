@@ -20,7 +20,7 @@ from dlc.codegen.tiles.fixed_point import (
 )
 from dlc.codegen.tiles.fixed_rows import turn_rows_kernel, turned_pitch
 from dlc.codegen.tiles.kernel import TileKernel
-from dlc.ir.expr import Expr, Horizontal, Var, apply, const
+from dlc.ir.expr import Expr, Horizontal, Load, Var, apply, const
 from dlc.ir.kernel import Alloc, Buffer, Call, For, If, Kernel, Let, LoopKind, Space, Stmt, Store, Window
 from dlc.ir.types import DType, float32, uint32
 
@@ -80,46 +80,18 @@ class RowTiles(TileKernel):
 
     def _scratch(self) -> list[Stmt]:
         """Allocate what splitting a tile needs."""
-        names = ("multipliers", *(f"lane_{name}" for name in ROW_FACTS), *(f"row_{name}" for name in MEASURES))
-        buffers = [Buffer(name, float32, LANES, Space.LOCAL) for name in names]
-        if self.found.turned:
-            size = LANES * turned_pitch(self.problem.depth_count)
-            buffers.append(Buffer("turned", float32, size, Space.LOCAL))
-        return [Alloc(buffer) for buffer in buffers]
+        if not self.found.turned:
+            return split_scratch()
+        size = LANES * turned_pitch(self.problem.depth_count)
+        return [*split_scratch(), Alloc(Buffer("turned", float32, size, Space.LOCAL))]
 
     def _split_tile(self, first: Expr, end: Expr, tile: Expr, judged: Sequence[Stmt], go_on: Expr | None) -> list[Stmt]:
-        """Split the rows from ``first`` on, of which those before ``end`` exist, to place ``tile``.
-
-        They are measured and ``judged`` first, and split only if they are to ``go_on``.
-        """
+        """Split the rows from ``first`` on to place ``tile``, see ``split_tile``."""
         tensor = self.problem.row_operand
-        row = least(total(Var("tile_first"), Var("i")), apply("sub", end, const(1)))
         turning, source = self._turned() if self.found.turned else ([], self._row_where(Var("row")))
         levels = tuple(const(v) for level in self.found.levels for v in (level.extent, level.strides[tensor]))
-        count, place = len(self.found.levels), total(scaled(tile, self.row_words), scaled(Var("i"), LANES))
-        measures = [f"row_{name}" for name in MEASURES]
-        results = [Window("row_scales", scaled(tile, LANES))]
-        results += [Window(name, ZERO) for name in ("multipliers", *(f"lane_{name}" for name in ROW_FACTS))]
-        measuring = Call(measure_row_kernel(count), (source, *(Window(name, Var("i")) for name in measures)), levels)
-        splitting = Call(
-            digit_row_kernel(count), (source, Window("multipliers", Var("i")), Window("row_words", place)), levels
-        )
-
-        def each(call: Call) -> Stmt:
-            return For(Var("i"), const(LANES), LoopKind.SERIAL, (Let(Var("row"), row), call))
-
-        return [
-            Let(Var("tile_first"), first),
-            *turning,
-            each(measuring),
-            Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in measures), *results), ()),
-            *(
-                Store("row_facts", fact_place(tile, name), Horizontal("maximum", f"lane_{name}", ZERO, LANES, float32))
-                for name in ROW_FACTS
-            ),
-            *judged,
-            each(splitting) if go_on is None else If(go_on, (each(splitting),)),
-        ]
+        splitting = split_tile(source, levels, self.row_words, end, tile, judged, go_on)
+        return [Let(Var("tile_first"), first), *turning, *splitting]
 
     def _turned(self) -> tuple[list[Stmt], Window]:
         """Turn a tile of rows; return where among them ``row`` lies. The last tile may begin before its first row."""
@@ -137,9 +109,60 @@ class RowTiles(TileKernel):
         return Window("rows", total(self._group_offset(tensor), self._row_offset(row, tensor)))
 
 
+def split_scratch() -> list[Stmt]:
+    """Allocate what ``split_tile`` needs beside ``ROW_BUFFERS``."""
+    names = ("multipliers", *(f"lane_{name}" for name in ROW_FACTS), *(f"row_{name}" for name in MEASURES))
+    return [Alloc(Buffer(name, float32, LANES, Space.LOCAL)) for name in names]
+
+
+def split_tile(
+    source: Window,
+    levels: tuple[Expr, ...],
+    words: int,
+    end: Expr,
+    tile: Expr,
+    judged: Sequence[Stmt],
+    go_on: Expr | None,
+) -> list[Stmt]:
+    """Return the statements that split 16 rows to place ``tile`` of ``ROW_BUFFERS``, ``words`` from tile to tile.
+
+    Row ``row``, of those from ``tile_first`` on, is found at ``source``, its depth by the scalars ``levels``; the one
+    before ``end`` stands for those after it. Rows are measured and ``judged`` first, and split only if they are to
+    ``go_on``.
+    """
+    row = least(total(Var("tile_first"), Var("i")), apply("sub", end, const(1)))
+    count, place = len(levels) // 2, total(scaled(tile, words), scaled(Var("i"), LANES))
+    measures = [f"row_{name}" for name in MEASURES]
+    results = [Window("row_scales", scaled(tile, LANES))]
+    results += [Window(name, ZERO) for name in ("multipliers", *(f"lane_{name}" for name in ROW_FACTS))]
+    measuring = Call(measure_row_kernel(count), (source, *(Window(name, Var("i")) for name in measures)), levels)
+    splitting = Call(
+        digit_row_kernel(count), (source, Window("multipliers", Var("i")), Window("row_words", place)), levels
+    )
+
+    def each(call: Call) -> Stmt:
+        return For(Var("i"), const(LANES), LoopKind.SERIAL, (Let(Var("row"), row), call))
+
+    return [
+        each(measuring),
+        Call(judge_rows_kernel(), (*(Window(name, ZERO) for name in measures), *results), ()),
+        *(
+            Store("row_facts", fact_place(tile, name), Horizontal("maximum", f"lane_{name}", ZERO, LANES, float32))
+            for name in ROW_FACTS
+        ),
+        *judged,
+        each(splitting) if go_on is None else If(go_on, (each(splitting),)),
+    ]
+
+
 def fact_place(tile: Expr, name: str) -> Expr:
     """Return where a fact of a tile of rows lies."""
     return total(scaled(tile, len(ROW_FACTS)), const(ROW_FACTS.index(name)))
+
+
+def row_facts(tile: Expr) -> list[Expr]:
+    """Return the facts of a tile of rows."""
+    return [Load("row_facts", fact_place(tile, name), float32) for name in ROW_FACTS]
 
 
 class SplitRowsKernel(RowTiles):

@@ -12,7 +12,17 @@ from math import prod
 from dlc.codegen.contract.blocking import LOCAL, PACKED, RegisterTile, register_tile
 from dlc.codegen.contract.cost import fma_cycles
 from dlc.codegen.target import CpuTarget
-from dlc.codegen.tiles.fixed_blocking import choose_fixed, fixed_cycles
+from dlc.codegen.tiles.fixed_blocking import (
+    ROW_CYCLES,
+    STORE_CYCLES,
+    choose_fixed,
+    fixed_cycles,
+    step_cycles,
+    word_cycles,
+)
+from dlc.codegen.tiles.fixed_point import COLUMN_STEP_WORDS
+from dlc.codegen.tiles.fixed_point import STEP as FIXED_STEP
+from dlc.codegen.tiles.sizes import BLOCK, TILE
 from dlc.codegen.winograd.problem import POINTS, REACH, STEP, WinogradProblem
 
 LONGEST_CHAIN = 64
@@ -20,6 +30,8 @@ LONGEST_CHAIN = 64
 so outweigh what the transforms round. Few channels make two chains."""
 FEWEST_TILES = 8
 """Fewer tiles of an image do not keep the micro-kernel busy."""
+FEWEST_TILE_CHANNELS = 64
+"""With fewer channels, steps of tiles of bytes would be partly empty."""
 FEWEST_CHANNELS = 40
 """With fewer channels too few terms count in a result of ordinary data (activations half of which are zero, random
 weights), so that blocks would be found out and go the direct way."""
@@ -87,6 +99,7 @@ class WinogradBlocking:
     column_chunks: int
     chain: int
     pitch: int
+    fixed: bool = False
 
     @property
     def chunk_panels(self) -> int:
@@ -112,9 +125,15 @@ class WinogradBlocking:
         return self.block_tiles * self.tile.width + self.tile.lanes
 
     @property
+    def row_tiles(self) -> int:
+        """The most tiles of rows of a point in fixed point: a row is a transformed tile of the block."""
+        return -(-self.block_tiles // TILE)
+
+    @property
     def scratch_bytes(self) -> int:
-        """Bytes of transformed inputs and of products."""
-        return 4 * POINTS * (self.input_plane + self.product_plane)
+        """Bytes of transformed inputs, of their digits in fixed point, and of products."""
+        digits = self.row_tiles * TILE * self.pitch if self.fixed else 0
+        return 4 * POINTS * (self.input_plane + digits + self.product_plane)
 
 
 def choose_winograd(found: WinogradProblem, target: CpuTarget, threads: int, constant: bool) -> WinogradBlocking | None:
@@ -125,6 +144,10 @@ def choose_winograd(found: WinogradProblem, target: CpuTarget, threads: int, con
     if prod(found.tiles) < FEWEST_TILES or found.channels.extent < FEWEST_CHANNELS:
         return None
     cycles, blocking = best_blocking(found, target, threads)
+    if constant and fits_tiles(found, target):
+        on_tiles = best_blocking(found, target, threads, fixed=True)
+        if on_tiles[0] < GAIN * cycles:
+            cycles, blocking = on_tiles
     cycles += 0.0 if constant else _preparation_cycles(found, blocking.tile, target, threads)
     problem = found.problem
     source = PACKED if constant else LOCAL
@@ -144,13 +167,22 @@ def _preparation_cycles(found: WinogradProblem, tile: RegisterTile, target: CpuT
     return shared / threads
 
 
-def best_blocking(found: WinogradProblem, target: CpuTarget, threads: int) -> tuple[float, WinogradBlocking]:
+def fits_tiles(found: WinogradProblem, target: CpuTarget) -> bool:
+    """Whether products can be multiplied in fixed point on AMX: panels must be two tiles wide."""
+    tiles = target.has("amx-tile") and target.has("amx-int8") and target.has_masks
+    wide = register_tile(target, 4, found.column.extent).width == BLOCK
+    return tiles and wide and found.channels.extent >= FEWEST_TILE_CHANNELS
+
+
+def best_blocking(
+    found: WinogradProblem, target: CpuTarget, threads: int, fixed: bool = False
+) -> tuple[float, WinogradBlocking]:
     """Return the cut of the fewest estimated cycles, with few kinds of blocks, and its cycles."""
-    costs = ((winograd_cycles(found, b, target, threads), b) for b in _candidates(found, target, threads))
+    costs = ((winograd_cycles(found, b, target, threads), b) for b in _candidates(found, target, threads, fixed))
     return min(costs, key=lambda pair: pair[0] * (1 + KIND_COST * pair[1].kinds))
 
 
-def _candidates(found: WinogradProblem, target: CpuTarget, threads: int) -> Iterator[WinogradBlocking]:
+def _candidates(found: WinogradProblem, target: CpuTarget, threads: int, fixed: bool) -> Iterator[WinogradBlocking]:
     tile = register_tile(target, 4, found.column.extent)
     panels = -(-found.column.extent // tile.width)
     channels = found.channels.extent
@@ -166,7 +198,7 @@ def _candidates(found: WinogradProblem, target: CpuTarget, threads: int) -> Iter
                 continue
             cuts = Cut(found.height.extent, rows), Cut(found.width.extent, columns)
             for column_chunks in chunks:
-                blocking = WinogradBlocking(tile, *cuts, panels, column_chunks, chain, pitch)
+                blocking = WinogradBlocking(tile, *cuts, panels, column_chunks, chain, pitch, fixed)
                 if rows * columns <= 2 * least or blocking.scratch_bytes <= target.l2_bytes:
                     yield blocking
 
@@ -195,19 +227,35 @@ def winograd_cycles(found: WinogradProblem, blocking: WinogradBlocking, target: 
 
 def _task_cycles(found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, tiles: int) -> float:
     """Estimate the cycles of one task of so many tiles."""
-    tile, panels = blocking.tile, blocking.chunk_panels
-    channels = found.channels.extent
-    vectors = -(-channels // tile.lanes)
+    vectors = -(-found.channels.extent // blocking.tile.lanes)
+    products = blocking.chunk_panels * blocking.tile.vectors * tiles
+    cycles = (_fixed_cycles if blocking.fixed else _fma_cycles)(found, blocking, target, tiles)
+    cycles += tiles * vectors * INPUT_CYCLES + products * OUTPUT_CYCLES
+    pixels = REACH * REACH if tiles == 1 else STEP * STEP * tiles * 1.25
+    return cycles + pixels * (vectors * WATCH_CYCLES + WATCH_PIXEL_CYCLES) + TASK_CYCLES
+
+
+def _fma_cycles(found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, tiles: int) -> float:
+    """Estimate the cycles of a task's products by multiply-adds."""
+    tile, panels, channels = blocking.tile, blocking.chunk_panels, found.channels.extent
     products = panels * tile.vectors * tiles
     cycles = POINTS * channels * (products / 2 + panels * -(-tiles // tile.rows)) / FMA_EFFICIENCY
     cycles += POINTS * (-(-channels // blocking.chain) - 1) * products * AGAIN_CYCLES
-    cycles += tiles * vectors * INPUT_CYCLES + products * OUTPUT_CYCLES
-    pixels = REACH * REACH if tiles == 1 else STEP * STEP * tiles * 1.25
-    cycles += pixels * (vectors * WATCH_CYCLES + WATCH_PIXEL_CYCLES)
     weights = POINTS * channels * panels * tile.width
     if weights * 4 + blocking.scratch_bytes > target.l2_bytes:
         cycles += _fetch(weights * blocking.column_chunks, target) / blocking.column_chunks
-    return cycles + TASK_CYCLES
+    return cycles
+
+
+def _fixed_cycles(found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, tiles: int) -> float:
+    """Estimate the cycles of a task's products in fixed point, tiles split before."""
+    row_tiles, channels = -(-tiles // TILE), found.channels.extent
+    steps = -(-channels // FIXED_STEP)
+    column_tiles = POINTS * blocking.chunk_panels * blocking.tile.vectors
+    cycles = column_tiles * row_tiles * (steps * step_cycles(channels) + STORE_CYCLES)
+    cycles += POINTS * row_tiles * TILE * steps * FIXED_STEP * ROW_CYCLES
+    words = column_tiles * steps * COLUMN_STEP_WORDS
+    return cycles + words * word_cycles(words + blocking.scratch_bytes // 4, target)
 
 
 def _fetch(elements: int, target: CpuTarget) -> float:

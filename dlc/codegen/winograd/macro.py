@@ -86,7 +86,7 @@ class WinogradKernel:
             self.around[key] = _Around(way.problem, replace(way.blocking, overwritten=self.overwritten))
         buffers = [
             Buffer("rows", float32, problem.sizes[problem.row_operand]),
-            Buffer("weights", float32, packed_size(self.found, blocking.tile)),
+            *self._weights(),
             Buffer("limits", float32, limit_size(self.found, blocking.tile.lanes)),
             Buffer("panel", float32, panel_size),
             Buffer("out", problem.out_dtype, problem.sizes[OUT], writable=True),
@@ -108,18 +108,29 @@ class WinogradKernel:
             body = (For(Var(variable), const(extent), LoopKind.PARALLEL, body),)
         return Kernel(name, tuple(buffers), (), body)
 
+    def _weights(self) -> list[Buffer]:
+        """Return the buffers of the transformed weights."""
+        return [Buffer("weights", float32, packed_size(self.found, self.blocking.tile))]
+
     # -- a task ------------------------------------------------------------------------------------
 
-    def _task(self) -> list[Stmt]:
+    def _scratch(self) -> list[Buffer]:
+        """Return what a task needs of memory."""
         blocking = self.blocking
         lanes = blocking.tile.lanes
         return [
-            Alloc(Buffer("inputs", float32, POINTS * blocking.input_plane, Space.LOCAL)),
-            Alloc(Buffer("products", float32, POINTS * blocking.product_plane, Space.LOCAL)),
-            Alloc(Buffer("sums", float32, 2 * self.plane, Space.LOCAL)),
-            Alloc(Buffer("columns", float32, 2 * self.line * lanes, Space.LOCAL)),
-            Alloc(Buffer("limit", float32, 1, Space.LOCAL)),
-            Alloc(Buffer("verdict", uint32, lanes, Space.LOCAL)),
+            Buffer("inputs", float32, POINTS * blocking.input_plane, Space.LOCAL),
+            Buffer("products", float32, POINTS * blocking.product_plane, Space.LOCAL),
+            Buffer("sums", float32, 2 * self.plane, Space.LOCAL),
+            Buffer("columns", float32, 2 * self.line * lanes, Space.LOCAL),
+            Buffer("limit", float32, 1, Space.LOCAL),
+            Buffer("verdict", uint32, lanes, Space.LOCAL),
+        ]
+
+    def _task(self) -> list[Stmt]:
+        blocking = self.blocking
+        return [
+            *map(Alloc, self._scratch()),
             *self._each_part(
                 "by",
                 blocking.rows.parts,
@@ -138,13 +149,16 @@ class WinogradKernel:
 
     def _block(self, rows: Part, columns: Part) -> list[Stmt]:
         """One block: around if its inputs ask for it, else through the transforms."""
-        around = self.around[rows, columns].statements()
+        fails = failed(rows.tiles * columns.tiles, self.blocking.tile.lanes)
+        through = (*self._transform(rows, columns), self._panels(rows, columns))
+        return [*self._watch(rows, columns), If(fails, self._go_around(rows, columns), through)]
+
+    def _go_around(self, rows: Part, columns: Part) -> tuple[Stmt, ...]:
+        """Compute a block the direct way."""
         group = total(Var("image"))
         for variable, blocks in (("by", self.blocking.rows.blocks), ("bx", self.blocking.columns.blocks)):
             group = total(scaled(group, blocks), Var(variable)) if blocks > 1 else group
-        through = [*self._transform(rows, columns), self._panels(rows, columns)]
-        fails = failed(rows.tiles * columns.tiles, self.blocking.tile.lanes)
-        return [*self._watch(rows, columns), If(fails, (Let(Var("group"), group), *around), tuple(through))]
+        return Let(Var("group"), group), *self.around[rows, columns].statements()
 
     def _place(self, tensor: int) -> Expr:
         """Return where the block begins in ``tensor``."""

@@ -11,7 +11,7 @@ from dlc.codegen.contract.analysis import analyze
 from dlc.codegen.llvm.target import host_target
 from dlc.codegen.lower import contraction as contract_schedule
 from dlc.codegen.lower.contraction import lower_contraction
-from dlc.codegen.winograd.blocking import best_blocking, choose_winograd
+from dlc.codegen.winograd.blocking import best_blocking, choose_winograd, fits_tiles
 from dlc.codegen.winograd.problem import WinogradProblem, recognise
 from dlc.ir.contraction import infer_extents, parse_spec
 from dlc.ir.epilogue import Epilogue, no_epilogue
@@ -22,17 +22,19 @@ from dlc.ir.types import float32, tensor_type
 from dlc.ir.verify_kernel import verify
 from tests.codegen.contract_native import Native, aligned, run_emulated, type_of
 from tests.codegen.operand_kinds import fill
-from tests.codegen.plain_targets import AVX512
+from tests.codegen.plain_targets import AVX512, TILES, needs_tiles
 
 TARGETS = {level: host_target(level) for level in ("generic", "avx2", "avx512")}
 # Half vectors of narrow products must not reach panels that Winograd's blocks share.
 TARGETS["avx512"] = replace(TARGETS["avx512"], double_pumped=TARGETS["avx512"].vector_bytes == 64)
+TARGETS["tiles"] = TILES
+LEVELS = [*(level for level in TARGETS if level != "tiles"), pytest.param("tiles", marks=needs_tiles)]
 BEST = TARGETS["avx512"]
 CONV = "n h+r w+s c, r s c k -> n h w k"
 SMALL = replace(BEST, l2_bytes=96 << 10)
 """Caches that hold few tiles at a time."""
 
-AMX = replace(AVX512, features=("amx-bf16", "amx-tile", *AVX512.features))
+AMX = replace(AVX512, features=("amx-bf16", "amx-int8", "amx-tile", *AVX512.features))
 
 
 def _problem(spec_text, lhs, rhs, sizes=(), epilogue=None):
@@ -50,9 +52,13 @@ def _found(size: int, channels: int, filters: int, images: int = 1) -> WinogradP
 
 
 def _lower(monkeypatch, arrays, target, threads=1, epilogue=None, direct=False, spec=CONV, constants=(1,)) -> Lowered:
-    """Lower to Winograd wherever that is possible, or the direct way."""
-    choice = (lambda *_: None) if direct else (lambda found, t, n, _: best_blocking(found, t, n)[1])
-    monkeypatch.setattr(contract_schedule, "choose_winograd", choice)
+    """Lower to Winograd wherever that is possible, on tiles if they can be used, or to direct multiply-adds."""
+
+    def choose(found, target, threads, constant):
+        return best_blocking(found, target, threads, constant and fits_tiles(found, target))[1]
+
+    monkeypatch.setattr(contract_schedule, "choose_winograd", (lambda *_: None) if direct else choose)
+    monkeypatch.setattr(contract_schedule, "choose_fixed", lambda *_: None)
     parsed = parse_spec(spec)
     types = [type_of(a) for a in arrays[:2]]
     extents = infer_extents(parsed, types[0].shape, types[1].shape, {})
@@ -106,7 +112,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_as_accurate_as_fused_multiply_adds(monkeypatch, name, level):
     arrays = _random(np.random.default_rng(1), *SHAPES[name])
@@ -118,6 +124,7 @@ def test_as_accurate_as_fused_multiply_adds(monkeypatch, name, level):
         assert found[0] <= most and found[1] <= rms, (threads, found, most, rms)
 
 
+_ON_TILES = [pytest.param(channels, "tiles", marks=needs_tiles) for channels in (64, 160)]
 _KINDS = [
     *("random", "positive", "relu", "relu 1", "relu 1.5", "relu 2", "sparse 0.3", "sparse 0.1", "sparse 0.02"),
     *("wide 4", "wide 10", "wide 30", "heavy 3", "scaled 1e-15", "scaled 1e-20", "scaled 1e-40", "scaled 1e15"),
@@ -125,7 +132,7 @@ _KINDS = [
 ]
 
 
-@pytest.mark.parametrize("channels", [48, 160])
+@pytest.mark.parametrize(("channels", "level"), [(48, "avx512"), (160, "avx512"), *_ON_TILES])
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -140,12 +147,12 @@ _KINDS = [
         ("scaled 1e-20", "scaled 1e-20"),
     ],
 )
-def test_accuracy_holds_for_every_distribution(monkeypatch, left, right, channels):
+def test_accuracy_holds_for_every_distribution(monkeypatch, left, right, channels, level):
     rng = np.random.default_rng(5)
     shapes = (1, 14, 16, channels), (3, 3, channels, 32)
     arrays = [aligned(s, np.float32, fill(kind, s, rng)) for kind, s in zip((left, right), shapes, strict=True)]
     (most, rms), (plain_most, plain_rms) = (
-        _errors(_run(_conv(monkeypatch, arrays, d), arrays), arrays) for d in (0, 1)
+        _errors(_run(_conv(monkeypatch, arrays, d, TARGETS[level]), arrays), arrays) for d in (0, 1)
     )
     assert most <= plain_most and rms <= plain_rms, (most, rms, plain_most, plain_rms)
 
@@ -210,7 +217,7 @@ def test_extreme_operands_give_what_the_direct_way_gives(monkeypatch, operand, v
     np.testing.assert_allclose(found[finite], plain[finite], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 def test_only_the_blocks_concerned_go_around(monkeypatch, level):
     target = replace(TARGETS[level], l2_bytes=SMALL.l2_bytes)
     arrays = _random(np.random.default_rng(8), (1, 26, 26, 64), (3, 3, 64, 40))
@@ -242,6 +249,27 @@ def test_weights_out_of_range_go_the_direct_way(monkeypatch):
         assert np.array_equal(found, plain, equal_nan=True)
 
 
+@needs_tiles
+def test_what_scales_do_not_hold_goes_around(monkeypatch):
+    arrays = _random(np.random.default_rng(18), (1, 26, 26, 64), (3, 3, 64, 40))
+    target = replace(TILES, l2_bytes=2 * SMALL.l2_bytes)
+    ordinary = _run(_conv(monkeypatch, arrays, 0, target), arrays)
+    # Where all channels but one are constant, a transform leaves nothing but that one, of many terms before.
+    arrays[0][0, 12:16, 12:16, 1:] = arrays[0][0, 12, 12, 1:]
+    found, plain = (_run(_conv(monkeypatch, arrays, d, target), arrays) for d in (0, 1))
+    around = (found == plain).all(axis=-1)[0]
+    assert around[12:14, 12:14].all() and not around.all()
+    assert np.array_equal(found[0][~around], ordinary[0][~around])
+
+
+@needs_tiles
+def test_products_on_tiles_have_errors_of_their_own(monkeypatch):
+    arrays = _random(np.random.default_rng(19), (1, 20, 22, 128), (3, 3, 128, 64))
+    tiles, vectors = (_run(_conv(monkeypatch, arrays, 0, target), arrays) for target in (TILES, BEST))
+    assert (tiles != vectors).mean() > 0.5
+    assert _errors(tiles, arrays)[1] < 2e-8
+
+
 def test_equal_inputs_give_equal_bits(monkeypatch):
     arrays = _random(np.random.default_rng(11), (2, 20, 20, 64), (3, 3, 64, 96))
     native = Native(_lower(monkeypatch, arrays, SMALL, 2), SMALL, 2)
@@ -261,7 +289,7 @@ def _epilogue(shape: tuple[int, ...]) -> Epilogue:
 
 
 @pytest.mark.parametrize("around", [False, True])
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", ["odd", "images", "wide", "three chains"])
 def test_epilogue_with_residual_in_place(monkeypatch, name, level, around):
     rng = np.random.default_rng(12)
@@ -280,10 +308,14 @@ def test_epilogue_with_residual_in_place(monkeypatch, name, level, around):
 
 
 @pytest.mark.parametrize("around", [False, True])
-@pytest.mark.parametrize("level", TARGETS)
-@pytest.mark.parametrize("name", ["odd", "chains"])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["odd", "chains", "steps"])
 def test_emulated_kernels(monkeypatch, name, level, around):
-    shapes = {"odd": ((1, 5, 6, 34), (3, 3, 34, 18)), "chains": ((2, 4, 5, 65), (3, 3, 65, 9))}[name]
+    shapes = {
+        "odd": ((1, 5, 6, 34), (3, 3, 34, 18)),
+        "chains": ((2, 4, 5, 65), (3, 3, 65, 9)),
+        "steps": ((1, 11, 6, 70), (3, 3, 70, 40)),
+    }[name]
     target = TARGETS[level]
     arrays = _random(np.random.default_rng(13), *shapes)
     if around:
@@ -338,7 +370,7 @@ def test_any_order_of_weights_is_taken(monkeypatch, spec, shape):
 
 
 @pytest.mark.parametrize("around", [False, True])
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", ["odd", "images", "half pages"])
 def test_weights_that_change(monkeypatch, name, level, around):
     arrays = _random(np.random.default_rng(15), *SHAPES[name])
@@ -373,6 +405,9 @@ def test_cost_model():
     assert choose_winograd(_found(56, 64, 64), AVX512, 2, True)
     assert choose_winograd(_found(14, 256, 256), AVX512, 2, True)
     assert choose_winograd(_found(14, 256, 256), AMX, 2, True)
+    # Deep products repay splitting what is transformed, if it is split once and for all of the weights.
+    assert [choose_winograd(_found(7, 512, 512), target, 2, True).fixed for target in (AMX, AVX512)] == [True, False]
+    assert not choose_winograd(_found(32, 256, 256, images=8), AMX, 2, False).fixed
     # Weights that change from run to run are worth transforming where many tiles use them.
     assert choose_winograd(_found(56, 64, 64), AVX512, 2, False)
     assert choose_winograd(_found(14, 256, 256, images=8), AVX512, 2, False)
@@ -384,7 +419,8 @@ def test_cost_model():
 def test_blocks_stay_in_the_cache():
     for size, channels in ((56, 64), (28, 128), (14, 256), (128, 512), (7, 512)):
         for threads in (1, 2, 16):
-            _, blocking = best_blocking(_found(size, channels, channels), AVX512, threads)
-            assert blocking.scratch_bytes <= AVX512.l2_bytes
-            covered = sum(part.outputs * count for part, count in blocking.rows.parts)
-            assert covered == size
+            for fixed in (False, True):
+                _, blocking = best_blocking(_found(size, channels, channels), AMX, threads, fixed)
+                assert blocking.scratch_bytes <= AMX.l2_bytes
+                covered = sum(part.outputs * count for part, count in blocking.rows.parts)
+                assert covered == size
