@@ -19,7 +19,7 @@ from dlc.codegen.target import CpuTarget
 from dlc.ir.compute import Axis
 from dlc.ir.cost import cost, distinct
 from dlc.ir.expr import Apply, Expr, Load, Var, apply, children, const, substitute
-from dlc.ir.kernel import Alloc, Buffer, For, Let, LoopKind, Space, Stmt, Store, Window
+from dlc.ir.kernel import Alloc, Buffer, For, Let, LoopKind, Prefetch, Space, Stmt, Store, Window
 from dlc.ir.simplify import Affine, Simplifier, depends_on
 
 _SHORTEST = 8
@@ -30,6 +30,11 @@ READ = Var("read_run")
 WRITE = Var("write_run")
 """Position along the axes that the writes run along."""
 READ_BLOCK, WRITE_BLOCK, TASK = Var("read_block"), Var("write_block"), Var("task")
+STRIP, STRIP_BLOCKS = Var("strip"), 16
+"""Blocks of writes to a strip, through which all blocks of reads pass: the rows of more would lie in so many pages that
+their translations are looked up anew for every line."""
+READS_AHEAD, WRITES_AHEAD = 2, 1
+"""How many blocks of reads ahead lines are asked for: each is in a row, and often in a page, of its own."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,8 @@ def crossing_body(
     """Return the kernel body that writes ``values`` to ``targets`` at ``stores`` tile by tile."""
     itemsize = max(max(load.dtype.itemsize for load in crossing.loads), 4)
     lanes = vector_lanes(target, [itemsize], _ENOUGH)
-    axes = (*crossing.rest, Axis(READ_BLOCK, -(-crossing.read_length // lanes)))
+    strips = -(-crossing.write_length // (STRIP_BLOCKS * lanes))
+    axes = (*crossing.rest, Axis(STRIP, strips), Axis(READ_BLOCK, -(-crossing.read_length // lanes)))
     tile = _tile_loops(crossing, targets, stores, values, lanes)
     points = prod(a.extent for a in crossing.rest) * crossing.read_length * crossing.write_length
     wanted = wanted_tasks(points * (cost(values) + 2), threads)
@@ -151,7 +157,7 @@ def crossing_body(
 def _tile_loops(
     crossing: Crossing, targets: Sequence[str], stores: Sequence[Expr], values: Sequence[Expr], lanes: int
 ) -> list[Stmt]:
-    """Return the loop over tiles along the writes for one block of the reads' run."""
+    """Return the loop over a strip's tiles along the writes for one block of the reads' run."""
     first, begin = apply("mul", READ_BLOCK, const(lanes)), apply("mul", WRITE_BLOCK, const(lanes))
     reads_left = apply("sub", const(crossing.read_length), first)
     writes_left = apply("sub", const(crossing.write_length), begin)
@@ -179,8 +185,15 @@ def _tile_loops(
     runs = const(lanes) if crossing.read_length % lanes == 0 else apply("minimum", const(lanes), reads_left)
     lets_of_run = (Let(READ, apply("add", first, run)), *coordinates(crossing.reads, READ), *lets[1])
     use = For(run, runs, LoopKind.SERIAL, (*lets_of_run, write))
-    columns = Axis(WRITE_BLOCK, -(-crossing.write_length // lanes))
-    return [*lets[0], serial(columns, [*fill, use])]
+    asks = [Prefetch(name, substitute(index, {WRITE: begin})) for name, index in zip(targets, indices, strict=True)]
+    later = apply("add", first, apply("add", run, const(WRITES_AHEAD * lanes)))
+    ask = For(run, const(lanes), LoopKind.SERIAL, (Let(READ, later), *coordinates(crossing.reads, READ), *asks))
+    blocks, before = -(-crossing.write_length // lanes), apply("mul", STRIP, const(STRIP_BLOCKS))
+    count: Expr = const(min(blocks, STRIP_BLOCKS))
+    if blocks > STRIP_BLOCKS and blocks % STRIP_BLOCKS:
+        count = apply("minimum", count, apply("sub", const(blocks), before))
+    block = Let(WRITE_BLOCK, apply("add", before, Var("block")))
+    return [*lets[0], For(Var("block"), count, LoopKind.SERIAL, (block, ask, *fill, use))]
 
 
 def _along(expr: Expr, mapping: dict[Expr, Expr]) -> Expr:
@@ -191,16 +204,20 @@ def _along(expr: Expr, mapping: dict[Expr, Expr]) -> Expr:
 
 
 def _copy_rows(crossing: Crossing, first: Expr, begin: Expr, lanes: int) -> Stmt:
-    """Return the loop that copies the rows of a tile along the reads."""
+    """Return the loop that copies the rows of a tile along the reads, and asks for those of a later one."""
     row = Var("row")
     inside_reads = {a.var for a in crossing.reads}
     simplify = axis_simplifier((*crossing.rest, *crossing.reads, *crossing.writes))
     copies: list[Stmt] = [Let(READ, apply("add", first, LANE))]
+    asks: list[Stmt] = []
+    later: dict[Expr, Expr] = {READ: apply("add", first, const(READS_AHEAD * lanes))}
     for number, load in enumerate(crossing.loads):
         form = simplify.affine(load.index)
         along = Affine((*(t for t in form.terms if t[0] not in inside_reads), (READ, 1)), form.constant)
         index = apply("add", apply("mul", row, const(lanes)), LANE)
-        copies.append(Store(f"rows{number}", index, Load(load.buffer, simplify.build(along), load.dtype)))
+        there = simplify.build(along)
+        copies.append(Store(f"rows{number}", index, Load(load.buffer, there, load.dtype)))
+        asks.append(Prefetch(load.buffer, substitute(there, later)))
     reads_left = apply("sub", const(crossing.read_length), first)
     inside = None if crossing.read_length % lanes == 0 else apply("less", LANE, reads_left)
     copy = For(LANE, const(lanes), LoopKind.VECTOR, tuple(copies), active=inside)
@@ -208,7 +225,7 @@ def _copy_rows(crossing: Crossing, first: Expr, begin: Expr, lanes: int) -> Stmt
     if crossing.write_length % lanes:
         rows = apply("minimum", rows, apply("sub", const(crossing.write_length), begin))
     lets = (Let(WRITE, apply("add", begin, row)), *coordinates(crossing.writes, WRITE))
-    return For(row, rows, LoopKind.SERIAL, (*lets, copy))
+    return For(row, rows, LoopKind.SERIAL, (*lets, copy, *asks))
 
 
 def coordinates(axes: Sequence[Axis], position: Var) -> list[Stmt]:
