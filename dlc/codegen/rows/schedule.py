@@ -35,7 +35,8 @@ from dlc.ir.kernel import For, If, LoopKind, Stmt
 
 _ACCUMULATORS = 4
 _LONG_COLUMN = 64
-_MOST_UNROLLED_WORK = 32
+_MOST_UNROLLED_WORK = 96
+"""So much work on all vectors of a block is one loop body; what it leaves of lines is read by another sweep over all."""
 TASK = Var("task")
 
 
@@ -150,7 +151,8 @@ def _vectors_across(problem: RowProblem, target: CpuTarget) -> int:
 def _across(problem: RowProblem, target: CpuTarget, threads: int) -> tuple[Stmt, ...]:
     outer, inner = problem.kept[:-1], problem.kept[-1]
     lanes = vector_lanes(target, itemsizes(_values(problem)), inner.extent)
-    unroll = max(1, min(_vectors_across(problem, target), inner.extent // max(lanes, 1)))
+    vectors = max(1, inner.extent // max(lanes, 1))
+    unroll = -(-vectors // -(-vectors // _vectors_across(problem, target)))  # blocks of nearly equal width
     block = lanes * unroll
     wanted = wanted_tasks(work_of(problem), threads)
     windows = find_windows(problem)
