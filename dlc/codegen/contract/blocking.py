@@ -33,6 +33,10 @@ MOST_HALF_VECTORS = 5
 """So many vectors of half the lanes leave rows enough in a tile."""
 SHORT_DEPTH = 48
 """A tile of so few depth steps is done before its output's lines arrive."""
+LONGER_SHORT_DEPTH = 96
+"""The same where vectors pass in two halves: a store then takes two of the places of stores that wait to be written."""
+MOST_STORES = 20
+"""So many results of a tile find places there, and the next tile is multiplied meanwhile."""
 FEW_TILES = 16
 """With so few row tiles per panel, fetching panels from far memory shows, and the next panel is fetched meanwhile."""
 SMALL_FLOPS = 1 << 18
@@ -186,7 +190,7 @@ def _best_tile(problem: Problem, target: CpuTarget, panels_from: str) -> Registe
         return tile
     if panels_from == DIRECT:
         tile = _wide_tile(target, tile, problem.row_count, column.extent)
-    if problem.depth_count <= SHORT_DEPTH and not problem.pairs:
+    if _is_short(problem, target):
         tile = _long_run_tile(target, tile, column.extent)
     if target.double_pumped and not problem.pairs:
         tile = _half_vector_tile(target, tile, column.extent)
@@ -200,10 +204,9 @@ def choose_blocking(
     itemsize = problem.dtype.itemsize
     column = problem.columns[-1]
     tile = tile or _best_tile(problem, target, panels_from)
-    few = FEW_TILES
-    if _rows_conflict(problem) and tile.rows > MOST_CONFLICTS:
-        few = FEW_TILES * tile.rows // MOST_CONFLICTS
-        tile = replace(tile, rows=MOST_CONFLICTS)
+    few = FEW_TILES * tile.rows
+    tile = replace(tile, rows=_most_rows(problem, target, tile))
+    few //= tile.rows
     panels = -(-column.extent // tile.width)
     merged = panels_from == PACKED and not problem.odd
     levels = merge(problem.depth, [problem.row_operand]) if merged else problem.depth
@@ -259,6 +262,25 @@ def _overwritten(problem: Problem, whole: bool) -> frozenset[int]:
         if whole and same and alike:
             found.add(number)
     return frozenset(found)
+
+
+def _is_short(problem: Problem, target: CpuTarget) -> bool:
+    """Whether writing its results is much of what a tile does."""
+    return problem.depth_count <= (LONGER_SHORT_DEPTH if target.double_pumped else SHORT_DEPTH) and not problem.pairs
+
+
+def _most_rows(problem: Problem, target: CpuTarget, tile: RegisterTile) -> int:
+    """Return how many rows of ``tile`` to use at most: what they read should stay in cache, what they write in flight.
+
+    Where one tile takes all rows, every panel is read once, which more tiles would not.
+    """
+    rows = tile.rows
+    if _rows_conflict(problem):
+        rows = min(rows, MOST_CONFLICTS)
+    wide = tile.vectors >= min(LONG_RUNS) and not problem.spread and problem.row_count > tile.rows
+    if target.double_pumped and wide and _is_short(problem, target):
+        rows = min(rows, MOST_STORES // tile.vectors)
+    return rows
 
 
 def _rows_conflict(problem: Problem) -> bool:

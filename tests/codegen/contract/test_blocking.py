@@ -72,8 +72,28 @@ def test_long_runs_leave_no_panel_almost_empty(columns: int, tile: tuple[int, in
     [(8, (14, 1, 8)), (9, (14, 1, 16)), (24, (9, 3, 8)), (33, (5, 5, 8)), (32, (14, 2, 16)), (56, (14, 2, 16))],
 )
 def test_half_vectors_fill_where_they_take_half_the_time(columns: int, tile: tuple[int, int, int]) -> None:
-    chosen = _blocking("m k, n k -> m n", (100, 96), (columns, 96), 1, replace(TARGET, double_pumped=True)).tile
+    chosen = _blocking("m k, n k -> m n", (100, 128), (columns, 128), 1, replace(TARGET, double_pumped=True)).tile
     assert (chosen.rows, chosen.vectors, chosen.lanes) == tile
+
+
+@pytest.mark.parametrize(
+    "depth, columns, tile",
+    [(16, 96, (6, 3)), (96, 300, (5, 4)), (97, 300, (14, 2)), (64, 32, (14, 2)), (20, 16, (14, 1)), (20, 24, (6, 3))],
+)
+def test_results_of_low_tiles_wait_while_the_next_is_multiplied(
+    depth: int, columns: int, tile: tuple[int, int]
+) -> None:
+    """Where vectors are stored in two halves; 24 columns are three vectors of half the lanes."""
+    target = replace(TARGET, double_pumped=True)
+    chosen = _blocking("m k, n k -> m n", (100, depth), (columns, depth), 1, target).tile
+    assert (chosen.rows, chosen.vectors) == tile
+
+
+def test_rows_of_one_tile_are_not_divided() -> None:
+    """Six rows fill a tile of 6 x 4 vectors: two tiles would read every panel twice."""
+    target = replace(TARGET, double_pumped=True)
+    chosen = _blocking("m k, n k -> m n", (6, 40), (300, 40), 1, target).tile
+    assert (chosen.rows, chosen.vectors) == (6, 4)
 
 
 def test_long_runs_need_registers() -> None:
