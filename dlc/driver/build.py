@@ -21,6 +21,7 @@ from dlc.driver.native import KernelCompiler, assembly_of, describe
 from dlc.driver.options import CompileOptions
 from dlc.driver.report import CompileReport
 from dlc.driver.short_runs import takes_less
+from dlc.driver.sinking import sinking_pays
 from dlc.driver.store import compile_cached
 from dlc.ir.graph import Graph, Node
 from dlc.ir.kernel import Kernel
@@ -37,6 +38,7 @@ from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 from dlc.passes.manager import Instruments, Pass, run_pipeline
 from dlc.passes.memory import plan_memory
 from dlc.passes.pipeline import INFERENCE, TRAINING
+from dlc.passes.sink_products import SinkOptions, sink_products
 
 FUSION = (Pass("fuse", fuse),)
 
@@ -52,6 +54,7 @@ def pipeline(options: CompileOptions) -> list[Pass]:
     chosen = {
         fold: FoldOptions(max_bytes=options.fold_limit),
         lower_precision: LowerPrecisionOptions(parts, stored),
+        sink_products: SinkOptions(sinking_pays(target, options.threads)),
     }
     passes = INFERENCE if options.mode is Mode.INFERENCE else TRAINING
     return [replace(p, options=chosen.get(p.function, p.options)) for p in passes]

@@ -11,6 +11,7 @@ from dlc.passes.fuse_attention import fuse_attention
 from dlc.passes.layout import layout
 from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 from dlc.passes.manager import Pass
+from dlc.passes.sink_products import sink_products
 from dlc.passes.trim_scans import trim_scans
 
 INFERENCE: tuple[Pass, ...] = (
@@ -26,6 +27,7 @@ INFERENCE: tuple[Pass, ...] = (
     Pass("trim_scans", trim_scans),
     Pass("cleanup_canonical", cleanup),
     Pass("lower_precision", lower_precision, LowerPrecisionOptions()),
+    Pass("sink_products", sink_products),
     Pass("fuse_attention", fuse_attention),
 )
 """For graphs whose symbols are bound. ``hoist`` and ``fuse`` follow."""
@@ -42,5 +44,6 @@ TRAINING: tuple[Pass, ...] = (
     Pass("trim_scans", trim_scans),
     Pass("cleanup_canonical", cleanup),
     Pass("lower_precision", lower_precision, LowerPrecisionOptions()),
+    Pass("sink_products", sink_products),
 )
 """For the graph that ``train_step`` composed."""

@@ -416,3 +416,31 @@ def test_slices_join_with_what_is_added_to_the_product() -> None:
 
     found = fused(make(function, (8, 24), (24, 64), (8, 64), (8, 16)))
     assert len(found) == 1 and found[0][:2] == ["contract", "add"]
+
+
+def test_slices_of_two_contractions_join_both() -> None:
+    def function(b: Builder, x: Value, w: Value, h: Value, u: Value) -> Value:
+        (r, n), (hr, hn) = gates(b, product(b, x, w), 2), gates(b, product(b, h, u), 2)
+        return b.tanh(b.add(n, b.mul(b.sigmoid(b.add(r, hr)), hn)))
+
+    found = fused(make(function, (8, 24), (24, 64), (8, 32), (32, 64)))
+    assert len(found) == 1 and found[0][:2] == ["contract", "contract"]
+
+
+def test_slices_of_a_sum_of_contractions_join_both() -> None:
+    def function(b: Builder, x: Value, w: Value, h: Value, u: Value, shift: Value) -> Value:
+        i, f = gates(b, b.add(b.add(product(b, x, w), shift), product(b, h, u)), 2)
+        return b.mul(b.sigmoid(i), b.tanh(f))
+
+    found = fused(make(function, (8, 24), (24, 64), (8, 32), (32, 64), (8, 64)))
+    assert len(found) == 1 and found[0].count("contract") == 2
+
+
+def test_of_two_contractions_one_that_others_read_stays_apart() -> None:
+    def function(b: Builder, x: Value, w: Value, h: Value, u: Value) -> tuple[Value, ...]:
+        first = product(b, x, w)
+        (r, n), (hr, hn) = gates(b, first, 2), gates(b, product(b, h, u), 2)
+        return b.mul(b.sigmoid(b.add(r, hr)), b.add(n, hn)), first
+
+    found = fused(make(function, (8, 24), (24, 64), (8, 32), (32, 64)))
+    assert sorted(nodes.count("contract") for nodes in found) == [1, 1]

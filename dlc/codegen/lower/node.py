@@ -93,9 +93,9 @@ def _lower_body(
     placement: Placement,
 ) -> Lowered:
     distinct = tuple(dict.fromkeys(operands))  # a node may read one value twice
-    contractions = sum(is_contraction(n) for n in nodes) if results[0].type.size != 0 else 0
+    contractions = [n for n in nodes if is_contraction(n)] if results[0].type.size != 0 else []
     first = [operands.index(v) for v in distinct]
-    if contractions > 1:
+    if len(contractions) > 1 and any(v not in distinct for n in contractions for v in n.inputs):
         lowered = lower_attention(nodes, distinct, results[0], target, threads)
     elif contractions:
         fixed = {k for k, position in enumerate(first) if position in constants}

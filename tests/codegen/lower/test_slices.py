@@ -43,6 +43,15 @@ def gru(b: Builder, h: Value, w: Value, shift: Value, bias: Value) -> Value:
     return b.add(b.mul(b.sub(1.0, z), n), b.mul(z, h))
 
 
+def lstm_of_both(b: Builder, x: Value, w: Value, h: Value, u: Value, bias: Value, c: Value) -> tuple[Value, ...]:
+    made = b.contract(x, w, spec="n i, g i -> n g")
+    return lstm(b, h, u, b.add(made, b.broadcast_to(bias, made.type.shape)), c)
+
+
+def gru_of_both(b: Builder, x: Value, w: Value, h: Value, u: Value, bias: Value) -> Value:
+    return gru(b, h, u, b.contract(x, w, spec="n i, g i -> n g"), bias)
+
+
 def node_of(function: Callable[..., Value | tuple[Value, ...]], arrays: Sequence[np.ndarray]) -> Node:
     """Fuse ``function`` of float32 arrays, which must become one node."""
     b = Builder("test")
@@ -58,14 +67,15 @@ def check(
     function: Callable[..., Value | tuple[Value, ...]],
     arrays: Sequence[np.ndarray],
     target: CpuTarget,
-    weights: int = 1,
+    weights: int | tuple[int, ...] = 1,
     emulated: bool = False,
     threads: int = 2,
     alone: bool = False,
 ) -> Lowered:
     node = node_of(function, arrays)
     operands = [arrays[int(v.hint[1:])] for v in node.inputs]
-    constants = [k for k, v in enumerate(node.inputs) if v.hint == f"i{weights}"]
+    names = {f"i{k}" for k in (weights if isinstance(weights, tuple) else (weights,))}
+    constants = [k for k, v in enumerate(node.inputs) if v.hint in names]
     return check_node(node, operands, threads, emulated, target, constants=constants, alone=alone)
 
 
@@ -152,6 +162,51 @@ def test_rows_that_read_other_rows_are_not_given_to_tasks() -> None:
 
     lowered = check(function, (numbers(2 * ROWS, 128), numbers(256, 128)), HOST, alone=True)
     assert not any(call.split for call in lowered.calls)
+
+
+def both(rows: int, gates: int, hidden: int, features: int) -> list[np.ndarray]:
+    """Return step, its weights, state, its weights and the bias of ``gates`` gates."""
+    shapes = (rows, features), (gates * hidden, features), (rows, hidden), (gates * hidden, hidden), (gates * hidden,)
+    return [numbers(*shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=["host", "avx2", "avx512"][: len(TARGETS)])
+@pytest.mark.parametrize(("rows", "features"), [(8, 40), (3, 128), (20, 7)])
+def test_gates_of_an_lstm_from_two_products(target: CpuTarget, rows: int, features: int) -> None:
+    lowered = check(lstm_of_both, (*both(rows, 4, 128, features), numbers(rows, 128)), target, (1, 3))
+    assert is_joined(lowered) and lowered.calls[-1].kernel.tasks >= 2 and lowered.in_place
+    assert lowered.calls[-1].flops == 2 * rows * 4 * 128 * (features + 128)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=["host", "avx2", "avx512"][: len(TARGETS)])
+def test_gates_of_a_gru_from_two_products(target: CpuTarget) -> None:
+    lowered = check(gru_of_both, both(8, 3, 128, 40), target, (1, 3))
+    assert is_joined(lowered) and not lowered.in_place
+
+
+@pytest.mark.parametrize("emulated", [False, True], ids=["native", "emulated"])
+def test_two_products_alone_in_a_loop_give_rows_to_tasks(emulated: bool) -> None:
+    rows, hidden = 2 * ROWS, 64
+    arrays = (*both(rows, 4, hidden, 2 * hidden), numbers(rows, hidden))
+    lowered = check(lstm_of_both, arrays, HOST, (1, 3), alone=True, emulated=emulated)
+    assert is_joined(lowered) and parted(lowered, hidden, 2) == {1, 2}
+
+
+def test_two_products_of_different_numbers_of_slices() -> None:
+    def function(b: Builder, x: Value, w: Value, h: Value, u: Value) -> Value:
+        r, z, n = slices(b, b.contract(x, w, spec="n i, g i -> n g"), 3)
+        hr, hz = slices(b, b.contract(h, u, spec="n i, g i -> n g"), 2)
+        return b.add(b.mul(b.sigmoid(b.add(r, hr)), n), b.sub(z, hz))
+
+    arrays = numbers(8, 40), numbers(3 * 128, 40), numbers(8, 128), numbers(2 * 128, 128)
+    assert is_joined(check(function, arrays, HOST, (1, 3)))
+
+
+@pytest.mark.parametrize("weights", [(1,), (3,), ()])
+def test_two_products_of_weights_that_change_are_computed_apart(weights: tuple[int, ...]) -> None:
+    arrays = (*both(8, 4, 128, 40), numbers(8, 128))
+    lowered = check(lstm_of_both, arrays, HOST, weights)
+    assert not is_joined(lowered) and sum(call.flops > 0 for call in lowered.calls) == 2
 
 
 def test_emulated() -> None:
