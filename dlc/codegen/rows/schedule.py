@@ -36,7 +36,7 @@ from dlc.ir.kernel import For, If, LoopKind, Stmt
 _ACCUMULATORS = 4
 _LONG_COLUMN = 64
 _MOST_UNROLLED_WORK = 96
-"""So much work on all vectors of a block is one loop body; what it leaves of lines is read by another sweep over all."""
+"""So much work on all vectors of a block is one loop body; what it leaves of a line is read by another sweep."""
 TASK = Var("task")
 
 
