@@ -43,9 +43,10 @@ def sink_products(graph: Graph, options: SinkOptions | None = None) -> Graph:
         return graph
     maker = producers(graph)
     uses = Counter(v for node in graph.nodes for v in node.inputs) + Counter(graph.outputs)
+    order = {node: k for k, node in enumerate(graph.nodes)}
     builder = Builder(graph.name)
     for node in graph.nodes:
-        changed = _sunk(node, builder, maker, uses, pays) if node.op.name == "scan" else None
+        changed = _sunk(node, builder, maker, uses, order, pays) if node.op.name == "scan" else None
         builder.append(changed or node)
     if len(builder.nodes) == len(graph.nodes) and all(a is b for a, b in zip(builder.nodes, graph.nodes, strict=True)):
         return graph
@@ -67,6 +68,7 @@ def _sunk(
     builder: Builder,
     maker: dict[Value, Node],
     uses: Counter[Value],
+    order: dict[Node, int],
     pays: Callable[[Graph, Graph, int], bool],
 ) -> Node | None:
     """Return the scan with products in its body; ``builder`` gets what brings their operands into order."""
@@ -74,7 +76,6 @@ def _sunk(
     carries, sequences = a["carries"], a["sequences"]
     if not isinstance(a["length"], int) or a["length"] < 2:
         return None
-    order = {n: k for k, n in enumerate(dict.fromkeys(maker.values()))}
     plans: dict[int, _Plan] = {}
     for number in range(carries, carries + sequences):
         plan = _plan(node.inputs[number], maker, uses, order)
@@ -111,19 +112,20 @@ def _plan(value: Value, maker: dict[Value, Node], uses: Counter[Value], order: d
         elif node.op.name == "broadcast" and 0 not in node.attributes["dims"]:
             found.constants.append(node.inputs[0])
         else:
-            operands = _operands(node)
-            if operands is None:
+            place = _steps_through(node)
+            if place is None:
                 return None
-            found.sequences.append(operands[0])
-            found.constants.append(operands[1])
+            side, dim = place
+            found.sequences.append((node.inputs[side], dim))
+            found.constants.append(node.inputs[1 - side])
     found.nodes.sort(key=order.__getitem__)
     found.constants = list(dict.fromkeys(found.constants))
     found.sequences = list(dict.fromkeys(found.sequences))
     return found if found.sequences else None
 
 
-def _operands(node: Node) -> tuple[tuple[Value, int], Value] | None:
-    """Return the operand that a contraction's first dimension runs through, with its dimension, and the other one."""
+def _steps_through(node: Node) -> tuple[int, int] | None:
+    """Return which operand a contraction's first dimension runs through, and that operand's dimension."""
     if not node.op.has(Trait.CONTRACTION) or node.op.compute is None or node.outputs[0].type.rank < 2:
         return None
     if any(t.dtype is not float32 or not t.is_static for t in (*node.input_types, *node.output_types)):
@@ -138,8 +140,7 @@ def _operands(node: Node) -> tuple[tuple[Value, int], Value] | None:
     places = [(s, d) for s, side in enumerate(sides) for d, index in enumerate(side) if first.axes[0] in index.axes]
     if len(places) != 1 or sides[places[0][0]][places[0][1]] != first:
         return None
-    side, dim = places[0]
-    return (node.inputs[side], dim), node.inputs[1 - side]
+    return places[0]
 
 
 def _body(node: Node, plans: dict[int, _Plan]) -> tuple[Graph, list[tuple[Value, int]], list[Value]]:
@@ -187,17 +188,17 @@ def _step(
     if node.op.name == "broadcast":
         shape, dims = node.outputs[0].type.shape[1:], tuple(d - 1 for d in a["dims"])
         return builder.emit("broadcast", [constants[node.inputs[0]]], a.updated(shape=shape, dims=dims))[0]
-    operands = _operands(node)
-    assert operands is not None
-    sequence, other = operands
+    place = _steps_through(node)
+    assert place is not None
+    side, dim = place
     spec = parse_spec(a["spec"])
-    left = node.inputs[0] is sequence[0]
-    sides = [_dropped(spec.lhs, sequence[1]), spec.rhs] if left else [spec.lhs, _dropped(spec.rhs, sequence[1])]
+    sides = [spec.lhs, spec.rhs]
+    sides[side] = _dropped(sides[side], dim)
+    step, other = steps[node.inputs[side], dim], constants[node.inputs[1 - side]]
+    operands = (step, other) if side == 0 else (other, step)
     inner = ContractSpec(sides[0], sides[1], spec.output[1:])
-    pair = (steps[sequence], constants[other])
     sizes = tuple((name, size) for name, size in a["sizes"] if name in inner.axes)
-    changed = a.updated(spec=str(inner), sizes=sizes)
-    return builder.emit(node.op.name, pair if left else pair[::-1], changed)[0]
+    return builder.emit(node.op.name, operands, a.updated(spec=str(inner), sizes=sizes))[0]
 
 
 def _dropped(side: tuple[DimIndex, ...], dim: int) -> tuple[DimIndex, ...]:

@@ -41,7 +41,7 @@ class Native:
         self.code = load_objects([self.object])
         self.functions = [_ENTRY(self.code.address(self.module.symbols[call.kernel.name])) for call in lowered.calls]
         most = max(self.module.scratch_bytes.values())
-        self.scratch = [aligned((most + 64,), np.uint8) for _ in range(threads)]
+        self.scratch = [aligned((most + 64,), np.uint8, 0xFF) for _ in range(threads)]  # NaN to whoever reads too early
         self.temporaries = [
             aligned(t.shape, t.dtype.numpy, np.nan if t.dtype.is_float else 7) for t in lowered.temporaries
         ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from pass_text import assert_becomes, graph_of
 
 from dlc.ir.graph import Graph
+from dlc.ir.interpret import interpret
 from dlc.passes.sink_products import SinkOptions, sink_products
 
 INPUTS = (
@@ -56,6 +58,18 @@ def test_operands_are_brought_into_the_order_of_steps(product: str, shape: tuple
     found = always(graph)
     assert [node.op.name for node in found.nodes] == ["transpose", "scan"]
     assert found.nodes[0].outputs[0].type.shape[0] == 5
+
+
+@pytest.mark.parametrize("spec", ["a k, t k -> t a", "t k, a k -> t a", "t a, q a -> t q"])
+def test_a_product_of_a_value_with_itself(spec: str) -> None:
+    lines = f'input %v: float32[5, 5] data\ninput %c: float32[5] data\n%0 = contract(%v, %v) {{spec="{spec}"}}\n'
+    body = 'input %h: float32[5] data input %s: float32[5] data %0 = add(%h, %s) output "o0" = %0 output "o1" = %0'
+    graph = graph_of(lines + scan("%c, %0", body, "%1, %2") + 'output "y" = %2')
+    found = always(graph)
+    assert "scan" in [node.op.name for node in found.nodes] and found is not graph
+    rng = np.random.default_rng(1)
+    feeds = {"v": rng.standard_normal((5, 5)).astype(np.float32), "c": rng.standard_normal(5).astype(np.float32)}
+    np.testing.assert_allclose(interpret(found, feeds)["y"], interpret(graph, feeds)["y"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -204,9 +204,9 @@ def choose_blocking(
     itemsize = problem.dtype.itemsize
     column = problem.columns[-1]
     tile = tile or _best_tile(problem, target, panels_from)
-    few = FEW_TILES * tile.rows
+    most = tile.rows
     tile = replace(tile, rows=_most_rows(problem, target, tile))
-    few //= tile.rows
+    few = FEW_TILES * most // tile.rows
     panels = -(-column.extent // tile.width)
     merged = panels_from == PACKED and not problem.odd
     levels = merge(problem.depth, [problem.row_operand]) if merged else problem.depth

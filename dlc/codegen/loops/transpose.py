@@ -34,7 +34,8 @@ STRIP, STRIP_BLOCKS = Var("strip"), 16
 """Blocks of writes to a strip, through which all blocks of reads pass: the rows of more would lie in so many pages that
 their translations are looked up anew for every line."""
 READS_AHEAD, WRITES_AHEAD = 2, 1
-"""How many blocks of reads ahead lines are asked for: each is in a row, and often in a page, of its own."""
+"""How many blocks ahead along the reads' run lines to read and to write are asked for: each is in a row, and often in
+a page, of its own."""
 
 
 @dataclass(frozen=True)
@@ -185,15 +186,17 @@ def _tile_loops(
     runs = const(lanes) if crossing.read_length % lanes == 0 else apply("minimum", const(lanes), reads_left)
     lets_of_run = (Let(READ, apply("add", first, run)), *coordinates(crossing.reads, READ), *lets[1])
     use = For(run, runs, LoopKind.SERIAL, (*lets_of_run, write))
-    asks = [Prefetch(name, substitute(index, {WRITE: begin})) for name, index in zip(targets, indices, strict=True)]
-    later = apply("add", first, apply("add", run, const(WRITES_AHEAD * lanes)))
-    ask = For(run, const(lanes), LoopKind.SERIAL, (Let(READ, later), *coordinates(crossing.reads, READ), *asks))
+    ask: list[Stmt] = []
+    if crossing.read_length > WRITES_AHEAD * lanes and not any(isinstance(e, Load) for e in distinct(indices)):
+        asks = (Prefetch(n, substitute(index, {WRITE: begin})) for n, index in zip(targets, indices, strict=True))
+        later = Let(READ, apply("add", first, apply("add", run, const(WRITES_AHEAD * lanes))))
+        ask = [For(run, const(lanes), LoopKind.SERIAL, (later, *coordinates(crossing.reads, READ), *asks))]
     blocks, before = -(-crossing.write_length // lanes), apply("mul", STRIP, const(STRIP_BLOCKS))
     count: Expr = const(min(blocks, STRIP_BLOCKS))
     if blocks > STRIP_BLOCKS and blocks % STRIP_BLOCKS:
         count = apply("minimum", count, apply("sub", const(blocks), before))
     block = Let(WRITE_BLOCK, apply("add", before, Var("block")))
-    return [*lets[0], For(Var("block"), count, LoopKind.SERIAL, (block, ask, *fill, use))]
+    return [*lets[0], For(Var("block"), count, LoopKind.SERIAL, (block, *ask, *fill, use))]
 
 
 def _along(expr: Expr, mapping: dict[Expr, Expr]) -> Expr:
@@ -217,7 +220,8 @@ def _copy_rows(crossing: Crossing, first: Expr, begin: Expr, lanes: int) -> Stmt
         index = apply("add", apply("mul", row, const(lanes)), LANE)
         there = simplify.build(along)
         copies.append(Store(f"rows{number}", index, Load(load.buffer, there, load.dtype)))
-        asks.append(Prefetch(load.buffer, substitute(there, later)))
+        if crossing.read_length > READS_AHEAD * lanes:
+            asks.append(Prefetch(load.buffer, substitute(there, later)))
     reads_left = apply("sub", const(crossing.read_length), first)
     inside = None if crossing.read_length % lanes == 0 else apply("less", LANE, reads_left)
     copy = For(LANE, const(lanes), LoopKind.VECTOR, tuple(copies), active=inside)

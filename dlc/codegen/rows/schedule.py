@@ -139,7 +139,7 @@ def _tasks(axes: Sequence[Axis], split: TaskSplit, rows: list[Stmt]) -> tuple[St
 
 
 def _vectors_across(problem: RowProblem, target: CpuTarget) -> int:
-    """Return how many vectors of rows run side by side: many where long columns are read in pieces of rows."""
+    """Return how many vectors of rows run side by side at most: many where long columns are read in pieces of rows."""
     accumulators = max([len(s.reductions) for s in problem.stages], default=1) or 1
     if prod(a.extent for a in problem.reduced) < _LONG_COLUMN or len(problem.stages) > 1:
         return _ACCUMULATORS if accumulators <= 2 else 2

@@ -13,6 +13,7 @@ from dlc.codegen.contract.blocking import LOCAL, PACKED, RegisterTile, register_
 from dlc.codegen.contract.cost import fma_cycles
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.tiles.fixed_blocking import (
+    DEEPEST,
     ROW_CYCLES,
     STORE_CYCLES,
     choose_fixed,
@@ -89,7 +90,8 @@ class WinogradBlocking:
     """How a contraction is cut: tasks are images x column chunks x blocks of ``rows`` by ``columns`` tiles.
 
     ``chain`` channels are added up at a time. A transformed tile's channels are ``pitch`` elements apart from the
-    next tile's; points of the transforms lie ``input_plane`` and ``product_plane`` elements apart.
+    next tile's; points of the transforms lie ``input_plane`` and ``product_plane`` elements apart. In fixed point, on
+    AMX, the channels are multiplied in ``steps``, of which there are none otherwise.
     """
 
     tile: RegisterTile
@@ -99,7 +101,12 @@ class WinogradBlocking:
     column_chunks: int
     chain: int
     pitch: int
-    fixed: bool = False
+    steps: int = 0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether products are multiplied in fixed point."""
+        return self.steps > 0
 
     @property
     def chunk_panels(self) -> int:
@@ -132,7 +139,7 @@ class WinogradBlocking:
     @property
     def scratch_bytes(self) -> int:
         """Bytes of transformed inputs, of their digits in fixed point, and of products."""
-        digits = self.row_tiles * TILE * self.pitch if self.fixed else 0
+        digits = self.row_tiles * TILE * self.steps * FIXED_STEP
         return 4 * POINTS * (self.input_plane + digits + self.product_plane)
 
 
@@ -171,7 +178,7 @@ def fits_tiles(found: WinogradProblem, target: CpuTarget) -> bool:
     """Whether products can be multiplied in fixed point on AMX: panels must be two tiles wide."""
     tiles = target.has("amx-tile") and target.has("amx-int8") and target.has_masks
     wide = register_tile(target, 4, found.column.extent).width == BLOCK
-    return tiles and wide and found.channels.extent >= FEWEST_TILE_CHANNELS
+    return tiles and wide and FEWEST_TILE_CHANNELS <= found.channels.extent <= DEEPEST
 
 
 def best_blocking(
@@ -186,6 +193,7 @@ def _candidates(found: WinogradProblem, target: CpuTarget, threads: int, fixed: 
     tile = register_tile(target, 4, found.column.extent)
     panels = -(-found.column.extent // tile.width)
     channels = found.channels.extent
+    steps = -(-channels // FIXED_STEP) if fixed else 0
     chain = -(-channels // max(2, -(-channels // LONGEST_CHAIN)))
     # Rows half a page apart share few sets of the first-level cache.
     pitch = channels + (tile.lanes if channels * 4 % 2048 == 0 else 0)
@@ -198,7 +206,7 @@ def _candidates(found: WinogradProblem, target: CpuTarget, threads: int, fixed: 
                 continue
             cuts = Cut(found.height.extent, rows), Cut(found.width.extent, columns)
             for column_chunks in chunks:
-                blocking = WinogradBlocking(tile, *cuts, panels, column_chunks, chain, pitch, fixed)
+                blocking = WinogradBlocking(tile, *cuts, panels, column_chunks, chain, pitch, steps)
                 if rows * columns <= 2 * least or blocking.scratch_bytes <= target.l2_bytes:
                     yield blocking
 
@@ -250,7 +258,7 @@ def _fma_cycles(found: WinogradProblem, blocking: WinogradBlocking, target: CpuT
 def _fixed_cycles(found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, tiles: int) -> float:
     """Estimate the cycles of a task's products in fixed point, tiles split before."""
     row_tiles, channels = -(-tiles // TILE), found.channels.extent
-    steps = -(-channels // FIXED_STEP)
+    steps = blocking.steps
     column_tiles = POINTS * blocking.chunk_panels * blocking.tile.vectors
     cycles = column_tiles * row_tiles * (steps * step_cycles(channels) + STORE_CYCLES)
     cycles += POINTS * row_tiles * TILE * steps * FIXED_STEP * ROW_CYCLES

@@ -21,7 +21,7 @@ from dlc.codegen.tiles.fixed_refusals import COLUMN_FACTS, NONE, fit
 from dlc.codegen.tiles.fixed_row_tiles import ROW_BUFFERS, ROW_FACTS, row_facts, split_scratch, split_tile
 from dlc.codegen.tiles.sizes import LINE
 from dlc.codegen.winograd.blocking import Part, WinogradBlocking
-from dlc.codegen.winograd.fixed_pack import HALVES, WORST_SIZE, digit_buffers, steps_of, worst_place
+from dlc.codegen.winograd.fixed_pack import HALVES, WORST_SIZE, digit_buffers, worst_place
 from dlc.codegen.winograd.macro import WinogradKernel
 from dlc.codegen.winograd.problem import POINTS, WinogradProblem
 from dlc.codegen.winograd.watch import failed
@@ -56,7 +56,7 @@ class FixedWinogradKernel(WinogradKernel):
 
     def __init__(self, found: WinogradProblem, blocking: WinogradBlocking, target: CpuTarget, panels_from: str) -> None:
         super().__init__(found, blocking, target, panels_from)
-        self.steps = steps_of(found)
+        self.steps = blocking.steps
         self.row_words, self.column_words = self.steps * ROW_STEP_WORDS, self.steps * COLUMN_STEP_WORDS
         """Words of a tile of rows, and of one of columns but for its last digits."""
 
@@ -122,7 +122,8 @@ class FixedWinogradKernel(WinogradKernel):
         point, half, tile = decode(number, extents)
         row_tile, column_tile = self._row_tile(point, tile), self._column_tile(point, half)
         lines = -(-self.column_words // LINE // (count * self.steps))
-        ahead = total(scaled(tile, lines * LINE * self.steps), const(self.column_words))
+        following = const(HALVES // vectors * self.column_words)  # from a tile of columns to the next
+        ahead = total(scaled(tile, lines * LINE * self.steps), following)
         windows = (
             Window("row_words", scaled(row_tile, self.row_words)),
             Window("words", scaled(column_tile, self.column_words)),

@@ -408,6 +408,8 @@ def test_cost_model():
     # Deep products repay splitting what is transformed, if it is split once and for all of the weights.
     assert [choose_winograd(_found(7, 512, 512), target, 2, True).fixed for target in (AMX, AVX512)] == [True, False]
     assert not choose_winograd(_found(32, 256, 256, images=8), AMX, 2, False).fixed
+    # Products of bytes of so many channels would not fit sums of 32 bits.
+    assert fits_tiles(_found(7, 16384, 64), AMX) and not fits_tiles(_found(7, 44000, 64), AMX)
     # Weights that change from run to run are worth transforming where many tiles use them.
     assert choose_winograd(_found(56, 64, 64), AVX512, 2, False)
     assert choose_winograd(_found(14, 256, 256, images=8), AVX512, 2, False)
@@ -417,7 +419,7 @@ def test_cost_model():
 
 
 def test_blocks_stay_in_the_cache():
-    for size, channels in ((56, 64), (28, 128), (14, 256), (128, 512), (7, 512)):
+    for size, channels in ((56, 64), (28, 128), (14, 256), (128, 512), (7, 512), (28, 129)):
         for threads in (1, 2, 16):
             for fixed in (False, True):
                 _, blocking = best_blocking(_found(size, channels, channels), AMX, threads, fixed)
