@@ -279,8 +279,8 @@ def _winograd(found: WinogradProblem, blocking: WinogradBlocking, request: Reque
 
     transformed = made(transform_weights_kernel(found, tile, f"transform_{label}"), weights)
     if blocking.fixed:
-        split = made(split_weights_kernel(found, tile, f"split_{label}"), *transformed)
-        transformed = [*split, *made(worst_columns_kernel(found, tile, f"worst_{label}"), split[-1])]
+        split = made(split_weights_kernel(found, blocking, f"split_{label}"), *transformed)
+        transformed = [*split, *made(worst_columns_kernel(blocking, f"worst_{label}"), split[-1])]
     limits = made(limit_kernel(found, tile.lanes, f"limit_{label}"), weights)
     panel, panel_size = weights, problem.sizes[problem.panel_operand]
     if constant:

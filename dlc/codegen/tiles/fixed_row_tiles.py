@@ -50,7 +50,7 @@ class RowTiles(TileKernel):
 
     def row_sizes(self, tiles: int) -> tuple[int, ...]:
         """Return the elements of ``ROW_BUFFERS`` for so many tiles."""
-        return tiles * self.row_words, tiles * LANES, tiles * len(ROW_FACTS)
+        return row_sizes(tiles, self.row_words)
 
     def all_rows(self, writable: bool = False) -> list[Buffer]:
         """Return the buffers of the rows of all chunks."""
@@ -107,6 +107,11 @@ class RowTiles(TileKernel):
     def _row_where(self, row: Expr) -> Window:
         tensor = self.problem.row_operand
         return Window("rows", total(self._group_offset(tensor), self._row_offset(row, tensor)))
+
+
+def row_sizes(tiles: int, words: int) -> tuple[int, ...]:
+    """Return the elements of ``ROW_BUFFERS`` for so many tiles of ``words`` words."""
+    return tiles * words, tiles * LANES, tiles * len(ROW_FACTS)
 
 
 def split_scratch() -> list[Stmt]:

@@ -18,7 +18,7 @@ from dlc.codegen.tiles.fixed_products import (
     fixed_tiles_and_epilogue_kernel,
 )
 from dlc.codegen.tiles.fixed_refusals import COLUMN_FACTS, NONE, fit
-from dlc.codegen.tiles.fixed_row_tiles import ROW_BUFFERS, ROW_FACTS, row_facts, split_scratch, split_tile
+from dlc.codegen.tiles.fixed_row_tiles import ROW_BUFFERS, row_facts, row_sizes, split_scratch, split_tile
 from dlc.codegen.tiles.sizes import LINE
 from dlc.codegen.winograd.blocking import Part, WinogradBlocking
 from dlc.codegen.winograd.fixed_pack import HALVES, WORST_SIZE, digit_buffers, worst_place
@@ -61,12 +61,11 @@ class FixedWinogradKernel(WinogradKernel):
         """Words of a tile of rows, and of one of columns but for its last digits."""
 
     def _weights(self) -> list[Buffer]:
-        return [*digit_buffers(self.found, self.blocking.tile), Buffer("worst", float32, WORST_SIZE)]
+        return [*digit_buffers(self.blocking), Buffer("worst", float32, WORST_SIZE)]
 
     def _scratch(self) -> list[Buffer]:
         tiles = POINTS * self.blocking.row_tiles
-        sizes = (tiles * self.row_words, tiles * LANES, tiles * len(ROW_FACTS))
-        buffers = zip(ROW_BUFFERS.items(), sizes, strict=True)
+        buffers = zip(ROW_BUFFERS.items(), row_sizes(tiles, self.row_words), strict=True)
         rows = (Buffer(name, dtype, size, Space.LOCAL) for (name, dtype), size in buffers)
         return [
             *super()._scratch(),

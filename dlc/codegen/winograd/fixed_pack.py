@@ -5,10 +5,10 @@ Kernels of their own, run once for constants. They must not know how the digits 
 
 from __future__ import annotations
 
-from dlc.codegen.contract.blocking import RegisterTile
 from dlc.codegen.contract.index import scaled, total
-from dlc.codegen.tiles.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, STEP, TILE_WORDS, digit_columns_kernel
+from dlc.codegen.tiles.fixed_point import COLUMN_STEP_WORDS, FACTS, LANES, TILE_WORDS, digit_columns_kernel
 from dlc.codegen.tiles.fixed_refusals import COLUMN_FACTS
+from dlc.codegen.winograd.blocking import WinogradBlocking
 from dlc.codegen.winograd.pack import packed_size
 from dlc.codegen.winograd.problem import POINTS, WinogradProblem
 from dlc.ir.expr import Expr, Load, Var, apply, const
@@ -20,16 +20,11 @@ HALVES = 2
 WORST_SIZE = POINTS * len(COLUMN_FACTS)
 
 
-def steps_of(found: WinogradProblem) -> int:
-    """Return the tile products along the channels."""
-    return -(-found.channels.extent // STEP)
-
-
-def digit_buffers(found: WinogradProblem, tile: RegisterTile, writable: bool = False) -> list[Buffer]:
+def digit_buffers(blocking: WinogradBlocking, writable: bool = False) -> list[Buffer]:
     """Return the buffers of words, last digits and facts of all tiles of columns."""
-    tiles = -(-found.column.extent // tile.width) * POINTS * HALVES
-    words = steps_of(found) * COLUMN_STEP_WORDS
-    sizes = {"words": tiles * words, "last": tiles * steps_of(found) * TILE_WORDS, "facts": tiles * FACTS * LANES}
+    tiles = blocking.panels * POINTS * HALVES
+    words = blocking.steps * COLUMN_STEP_WORDS
+    sizes = {"words": tiles * words, "last": tiles * blocking.steps * TILE_WORDS, "facts": tiles * FACTS * LANES}
     dtypes = {"words": uint32, "last": uint32, "facts": float32}
     return [Buffer(name, dtypes[name], size, writable=writable) for name, size in sizes.items()]
 
@@ -39,9 +34,9 @@ def worst_place(point: Expr, number: int) -> Expr:
     return total(scaled(point, len(COLUMN_FACTS)), const(number))
 
 
-def split_weights_kernel(found: WinogradProblem, tile: RegisterTile, name: str) -> Kernel:
+def split_weights_kernel(found: WinogradProblem, blocking: WinogradBlocking, name: str) -> Kernel:
     """Return the entry kernel (packed, words, last, facts) over what ``transform_weights_kernel`` packs."""
-    channels, steps = found.channels.extent, steps_of(found)
+    channels, steps, tile = found.channels.extent, blocking.steps, blocking.tile
     place = total(scaled(Var("panel"), POINTS), Var("point"))
 
     def split(half: int) -> Stmt:
@@ -55,16 +50,15 @@ def split_weights_kernel(found: WinogradProblem, tile: RegisterTile, name: str) 
         return Call(digit_columns_kernel(tile.width), windows, (const(1), const(channels)))
 
     body: tuple[Stmt, ...] = tuple(split(half) for half in range(HALVES))
-    for variable, extent in (("point", POINTS), ("panel", -(-found.column.extent // tile.width))):
+    for variable, extent in (("point", POINTS), ("panel", blocking.panels)):
         body = (For(Var(variable), const(extent), LoopKind.PARALLEL, body),)
     packed = Buffer("packed", float32, packed_size(found, tile))
-    return Kernel(name, (packed, *digit_buffers(found, tile, writable=True)), (), body)
+    return Kernel(name, (packed, *digit_buffers(blocking, writable=True)), (), body)
 
 
-def worst_columns_kernel(found: WinogradProblem, tile: RegisterTile, name: str) -> Kernel:
+def worst_columns_kernel(blocking: WinogradBlocking, name: str) -> Kernel:
     """Return the entry kernel (facts, worst) that finds the worst facts among the columns of each point."""
-    facts = digit_buffers(found, tile)[2]
-    panels = -(-found.column.extent // tile.width)
+    facts = digit_buffers(blocking)[2]
     point = Var("point")
     column_tile = total(scaled(total(scaled(Var("panel"), POINTS), point), HALVES), Var("half"))
     keep: list[Stmt] = []
@@ -75,7 +69,7 @@ def worst_columns_kernel(found: WinogradProblem, tile: RegisterTile, name: str) 
         clear.append(Store("worst", worst, const(0.0, float32)))
         keep.append(Store("worst", worst, apply("maximum", Load("worst", worst, float32), new)))
     loop: Stmt = For(Var("half"), const(HALVES), LoopKind.SERIAL, tuple(keep))
-    loop = For(Var("panel"), const(panels), LoopKind.SERIAL, (loop,))
+    loop = For(Var("panel"), const(blocking.panels), LoopKind.SERIAL, (loop,))
     body = For(point, const(POINTS), LoopKind.SERIAL, (*clear, loop))
     task = For(Var("task"), const(1), LoopKind.PARALLEL, (body,))
     return Kernel(name, (facts, Buffer("worst", float32, WORST_SIZE, writable=True)), (), (task,))
