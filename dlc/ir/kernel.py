@@ -159,9 +159,10 @@ class Barrier:
 
 @dataclass(frozen=True)
 class TileConfigure:
-    """Make the eight tile registers of a thread ready: tile t has ``rows[t]`` rows of 64 bytes."""
+    """Make the eight tile registers of a thread ready: each has 16 rows of 64 bytes.
 
-    rows: tuple[int, ...]
+    Processors allow fewer rows, but then the operands of every product must fit each other, or it faults.
+    """
 
 
 @dataclass(frozen=True)

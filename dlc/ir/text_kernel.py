@@ -204,8 +204,8 @@ class _Printer:
                 self.put(depth, f"transpose({', '.join(sides)}, {statement.size}{rows})")
             case Barrier():
                 self.put(depth, "barrier()")
-            case TileConfigure(rows=rows):
-                self.put(depth, f"tile_configure({rows})")
+            case TileConfigure():
+                self.put(depth, "tile_configure()")
             case TileRelease():
                 self.put(depth, "tile_release()")
             case TileZero(tile=tile):

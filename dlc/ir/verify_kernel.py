@@ -203,14 +203,11 @@ class _Checker:
             self.fail(f"{statement.op} does not combine {dtype} values into one", statement)
 
     def tile(self, statement: Stmt, scope: _Scope) -> None:
-        """Check the tile operations: eight tiles of up to 16 rows, one thread's, outside of vector loops."""
+        """Check the tile operations: eight tiles, one thread's, outside of vector loops."""
         if scope.in_vector:
             self.fail("a tile operation stands in a vector loop", statement)
         tiles: tuple[int, ...] = ()
         match statement:
-            case TileConfigure(rows=rows):
-                if len(rows) != 8 or not all(1 <= count <= 16 for count in rows):
-                    self.fail(f"eight tiles have 1 to 16 rows each, not {rows}", statement)
             case TileZero(tile=tile):
                 tiles = (tile,)
             case TileMultiply(target=target, left=left, right=right, dtype=dtype):

@@ -28,6 +28,11 @@ _MOVES = "amx-tile"
 _PRODUCTS = {bfloat16: ("amx-bf16", "tdpbf16ps"), int8: ("amx-int8", "tdpbssd")}
 """Elements of tiles -> the target's feature and the instruction that multiply them."""
 
+_CONFIGURATION = (
+    bytes([1]).ljust(16, b"\0") + ((64).to_bytes(2, "little") * 8).ljust(32, b"\0") + bytes([16] * 8 + [0] * 8)
+)
+"""Palette 1: 16 bytes of head, 16 lengths of rows (16 bits), 16 numbers of rows (8 bits), of eight tiles."""
+
 
 def _do(s: FunctionState, unit: str, name: str, *arguments: tuple[str, str]) -> None:
     """Call the instruction ``name`` of ``unit`` with arguments (type, text), or what emulates it."""
@@ -42,14 +47,9 @@ def _do(s: FunctionState, unit: str, name: str, *arguments: tuple[str, str]) -> 
 
 
 def _configure(s: FunctionState, statement: TileConfigure) -> None:
-    """Load a palette-1 configuration: 16 bytes of head, 16 row lengths (16 bits), 16 row counts (8 bits)."""
-    head = bytes([1]) + bytes(15)
-    lengths = b"".join((64).to_bytes(2, "little") for _ in statement.rows).ljust(32, b"\0")
-    data = head + lengths + bytes(statement.rows).ljust(16, b"\0")
-    name = "@dlc_tiles_" + "_".join(map(str, statement.rows))
-    text = "".join(f"\\{byte:02X}" for byte in data)
-    s.module.globals[name] = f'{name} = internal constant [64 x i8] c"{text}", align 64'
-    _do(s, _MOVES, "ldtilecfg", ("ptr", name))
+    text = "".join(f"\\{byte:02X}" for byte in _CONFIGURATION)
+    s.module.globals["@dlc_tiles"] = f'@dlc_tiles = internal constant [64 x i8] c"{text}", align 64'
+    _do(s, _MOVES, "ldtilecfg", ("ptr", "@dlc_tiles"))
 
 
 def _release(s: FunctionState, statement: TileRelease) -> None:

@@ -1,8 +1,7 @@
 """Tile (AMX) instructions in LLVM's vector code, so that kernels on tiles run on processors that have none.
 
 Slow, and meant for tests: the same bits as ``emulate_tiles`` defines. A thread's registers lie in memory, eight tiles
-of 16 rows of 64 bytes and after them the number of rows of each; every function gets their address. It must not know
-kernels.
+of 16 rows of 64 bytes; every function gets their address. It must not know kernels.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 from dlc.codegen.llvm.state import ModuleState
 
 _TILE = 1024
-_ROWS = 8 * _TILE
-TILES_BYTES = _ROWS + 8
+TILES_BYTES = 8 * _TILE
 """Memory of a thread's tile registers."""
 
 
@@ -36,8 +34,8 @@ def _text(*pieces: str) -> str:
     return "\n".join(piece.strip("\n") for piece in pieces)
 
 
-def _loop(name: str, count: str, *body: str) -> str:
-    """Run ``body`` with ``%name`` from 0 up to ``count``, which is at least 1."""
+def _loop(name: str, *body: str) -> str:
+    """Run ``body`` with ``%name`` from 0 to 15."""
     return _text(
         f"  br label %{name}.enter",
         f"{name}.enter:",
@@ -48,22 +46,18 @@ def _loop(name: str, count: str, *body: str) -> str:
         f"  br label %{name}.latch",
         f"{name}.latch:",
         f"  %{name}.next = add i64 %{name}, 1",
-        f"  %{name}.more = icmp ult i64 %{name}.next, {count}",
+        f"  %{name}.more = icmp ult i64 %{name}.next, 16",
         f"  br i1 %{name}.more, label %{name}.body, label %{name}.done",
         f"{name}.done:",
     )
 
 
 def _tile(name: str) -> str:
-    """Find where the tile numbered ``%name`` begins (``%name.at``) and how many rows it has (``%name.rows``)."""
+    """Find where the tile numbered ``%name`` begins (``%name.at``)."""
     return f"""
   %{name}.number = zext i8 %{name} to i64
   %{name}.offset = mul i64 %{name}.number, {_TILE}
   %{name}.at = getelementptr i8, ptr %tiles, i64 %{name}.offset
-  %{name}.count.offset = add i64 %{name}.number, {_ROWS}
-  %{name}.count.at = getelementptr i8, ptr %tiles, i64 %{name}.count.offset
-  %{name}.count = load i8, ptr %{name}.count.at
-  %{name}.rows = zext i8 %{name}.count to i64
 """
 
 
@@ -84,7 +78,7 @@ def _constant(value: int) -> str:
     return f"<{', '.join([f'i32 {value}'] * 16)}>"
 
 
-_CLEAR = _loop("z", "16", _row("tile", "%z", "empty"), "  store <64 x i8> zeroinitializer, ptr %empty, align 64")
+_CLEAR = _loop("z", _row("tile", "%z", "empty"), "  store <64 x i8> zeroinitializer, ptr %empty, align 64")
 _FAR = """
   %far.offset = mul i64 %r, %stride
   %far = getelementptr i8, ptr %memory, i64 %far.offset
@@ -148,25 +142,15 @@ _OPERANDS = ("i8 %target", "i8 %left", "i8 %right")
 _TILES = _text(*map(_tile, ("target", "left", "right")))
 _ROWS_OF_LEFT = (_row("left", "%m"), _row("target", "%m"))
 _INSTRUCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
-    "ldtilecfg": (
-        ("ptr %configuration",),
-        _text(
-            "  %counts.from = getelementptr i8, ptr %configuration, i64 48",
-            f"  %counts.to = getelementptr i8, ptr %tiles, i64 {_ROWS}",
-            "  %counts = load i64, ptr %counts.from",
-            "  store i64 %counts, ptr %counts.to",
-        ),
-    ),
+    "ldtilecfg": (("ptr %configuration",), ""),
     "tilerelease": ((), ""),
     "tilezero": (("i8 %tile",), _text(_tile("tile"), _CLEAR)),
     "tileloadd64": (
         ("i8 %tile", "ptr %memory", "i64 %stride"),
         _text(
             _tile("tile"),
-            _CLEAR,
             _loop(
                 "r",
-                "%tile.rows",
                 _row("tile", "%r"),
                 _FAR,
                 "  %line = load <64 x i8>, ptr %far, align 1",
@@ -180,7 +164,6 @@ _INSTRUCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
             _tile("tile"),
             _loop(
                 "r",
-                "%tile.rows",
                 _row("tile", "%r"),
                 _FAR,
                 "  %line = load <64 x i8>, ptr %tile.row",
@@ -194,11 +177,9 @@ _INSTRUCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
             _TILES,
             _loop(
                 "k",
-                "%right.rows",
                 _row("right", "%k"),
                 _loop(
                     "m",
-                    "%target.rows",
                     *_ROWS_OF_LEFT,
                     _GROUPS,
                     "  %sum0 = load <16 x i32>, ptr %target.row",
@@ -215,12 +196,10 @@ _INSTRUCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
             _TILES,
             _loop(
                 "m",
-                "%target.rows",
                 *_ROWS_OF_LEFT,
                 *(f"  store <16 x float> zeroinitializer, ptr %sum{h}" for h in range(2)),
                 _loop(
                     "k",
-                    "%right.rows",
                     _row("right", "%k"),
                     _GROUPS,
                     _half_product(0, "shl i32 %word, 16", f"shl <16 x i32> %words, {_constant(16)}"),

@@ -113,7 +113,7 @@ class AmxFixedKernel(RowTiles):
             Let(Var("first_tile"), first_tile),
             Let(Var("tile_end"), least(total(first_tile, const(2 * panels)), self.tiles)),
             *self._judge_columns(panels),
-            TileConfigure((LANES,) * 8),
+            TileConfigure(),
             For(Var("rg"), const(-(-found.chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]

@@ -73,7 +73,7 @@ class AmxPairsKernel(TileKernel):
             Let(Var("chunk_end"), least(total(Var("chunk_first"), const(chunk_rows)), found.rows)),
             Let(Var("panel0"), first_panel),
             Let(Var("panel1"), least(total(first_panel, const(blocking.block_panels)), blocking.panels)),
-            TileConfigure((TILE,) * 8),
+            TileConfigure(),
             For(Var("rg"), const(-(-chunk_rows // group_rows)), LoopKind.SERIAL, group),
             TileRelease(),
         ]

@@ -80,7 +80,7 @@ class FixedWinogradKernel(WinogradKernel):
     def _block(self, rows: Part, columns: Part) -> list[Stmt]:
         """One block: around if its inputs, or the scales of what they become, ask for it; else on tiles."""
         fails = failed(rows.tiles * columns.tiles, self.blocking.tile.lanes)
-        through = (TileConfigure((LANES,) * 8), self._panels(rows, columns), TileRelease())
+        through = (TileConfigure(), self._panels(rows, columns), TileRelease())
         return [
             *self._watch(rows, columns),
             Store("refused", ZERO, select(fails, _REFUSED, NONE)),
