@@ -7,7 +7,7 @@ from typing import Any
 
 from dlc.facade import ir_graph
 from dlc.ir.graph import Graph
-from dlc.passes.autodiff import grad as grad_graph
+from dlc.passes.autodiff.autodiff import grad as grad_graph
 
 
 def grad(graph: Any, of: str, wrt: Sequence[str]) -> Graph:

@@ -32,12 +32,12 @@ from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, SlotKind
 from dlc.ir.types import DType
 from dlc.passes.bind import bind
 from dlc.passes.fold import FoldOptions, fold
-from dlc.passes.fuse import fuse
+from dlc.passes.fusion.fuse import fuse
 from dlc.passes.hoist import Split, lift_constants, split
-from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
 from dlc.passes.manager import Instruments, Pass, run_pipeline
-from dlc.passes.memory import plan_memory
+from dlc.passes.memory.plan import plan_memory
 from dlc.passes.pipeline import INFERENCE, TRAINING
+from dlc.passes.precision.lower import LowerPrecisionOptions, lower_precision
 from dlc.passes.sink_products import SinkOptions, sink_products
 
 FUSION = (Pass("fuse", fuse),)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from dlc.errors import ResourceLimitError
 from dlc.ir.graph import Graph
-from dlc.passes.rematerialise import RematerialiseOptions, rematerialise
-from dlc.passes.rematerialise_facts import work_of
+from dlc.passes.rematerialise.facts import work_of
+from dlc.passes.rematerialise.rematerialise import RematerialiseOptions, rematerialise
 
 CHEAP = tuple(
     RematerialiseOptions(price, segments=segments)

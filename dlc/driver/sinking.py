@@ -16,7 +16,7 @@ from dlc.ir.graph import Graph, Node
 from dlc.ir.lowering import KernelCall, Operand, OperandKind
 from dlc.ir.opdef import Trait
 from dlc.ir.placement import CONTIGUOUS
-from dlc.passes.fuse import fuse
+from dlc.passes.fusion.fuse import fuse
 
 STREAM_BYTES_PER_CYCLE = 8
 """What a core reads of weights beyond its second-level cache without waiting, each being multiplied soon after."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dlc.ir.opdef import Mode
-from dlc.passes.canonicalize import CanonicalizeOptions, canonicalize
+from dlc.passes.attention.fuse import fuse_attention
+from dlc.passes.canonicalize.canonicalize import CanonicalizeOptions, canonicalize
 from dlc.passes.cleanup import cleanup, prune_state
 from dlc.passes.expand import ExpandOptions, expand
 from dlc.passes.fold import fold
-from dlc.passes.fuse_attention import fuse_attention
-from dlc.passes.layout import layout
-from dlc.passes.lower_precision import LowerPrecisionOptions, lower_precision
+from dlc.passes.layout.layout import layout
 from dlc.passes.manager import Pass
+from dlc.passes.precision.lower import LowerPrecisionOptions, lower_precision
 from dlc.passes.sink_products import sink_products
 from dlc.passes.trim_scans import trim_scans
 

@@ -18,7 +18,7 @@ from dlc.ir.graph import Graph, Origin, Phase, Role, Signature, Value
 from dlc.ir.opdef import Mode
 from dlc.ir.training import Clipping, Lookup, Loss, Optimizer
 from dlc.ir.types import TensorType, as_dtype
-from dlc.passes.autodiff import gradients, has_own_vjp
+from dlc.passes.autodiff.autodiff import gradients, has_own_vjp
 from dlc.passes.expand import ExpandOptions, expand
 
 

@@ -20,8 +20,8 @@ from dlc.ir.graph import Graph
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
 from dlc.passes.bind import bind
-from dlc.passes.state_orders import state_orders
-from dlc.passes.store_state import StoreStateOptions, inverse, store_state
+from dlc.passes.state.orders import state_orders
+from dlc.passes.state.store import StoreStateOptions, inverse, store_state
 from dlc.runtime.buffers import as_input_array
 from dlc.runtime.executable import Executable, Port, check_names
 from dlc.runtime.profile import Profile, profile

@@ -9,7 +9,7 @@ from dlc.frontends import models
 from dlc.frontends.graph import losses, optim
 from dlc.passes.manager import run_pipeline
 from dlc.passes.pipeline import TRAINING
-from dlc.passes.rematerialise_facts import Costs, parts_of, work_of
+from dlc.passes.rematerialise.facts import Costs, parts_of, work_of
 from dlc.passes.train_step import TrainOptions, train_step
 
 

@@ -146,7 +146,7 @@ def test_the_middle_of_an_image_is_written_where_it_is_padded():
 
 
 def fused(graph: Graph) -> Graph:
-    from dlc.passes.fuse import fuse
+    from dlc.passes.fusion.fuse import fuse
 
     return fuse(graph)
 

@@ -17,7 +17,7 @@ from dlc.ir.graph import Role
 from dlc.ir.mode import Mode
 from dlc.ir.plan import KernelStep
 from dlc.ir.types import tensor_type
-from dlc.passes.lower_precision import LowerPrecisionOptions
+from dlc.passes.precision.lower import LowerPrecisionOptions
 
 LEVELS = ["", "avx2", "generic", *(["amx-emulated"] if host_target().has_masks else [])]
 

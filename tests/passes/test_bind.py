@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from pass_text import graph_of
 
 from dlc.errors import GraphError, TypeRuleError
 from dlc.ir.structure import same_graph
 from dlc.passes.bind import bind, free_symbols
+from tests.passes.pass_text import graph_of
 
 TEXT = (
     "input %x: float32[n, 4] data\n%1 = reshape(%x) {shape=(<n*2>, 2)}\n"

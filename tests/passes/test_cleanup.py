@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pass_text import assert_becomes, chain, graph_of
-
 from dlc.ir.builder import Builder
 from dlc.passes.cleanup import cleanup, merge_equal, prune_state, remove_dead
+from tests.passes.pass_text import assert_becomes, chain, graph_of
 
 X = "input %x: float32[3] data\ninput %z: float32[3] data\n"
 

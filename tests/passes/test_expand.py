@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from pass_text import assert_same_values, chain, graph_of
 
 from dlc.errors import GraphError
 from dlc.ir.builder import Builder
 from dlc.ir.opdef import Mode, OpDef
 from dlc.passes.expand import ExpandOptions, expand, expand_node
+from tests.passes.pass_text import assert_same_values, chain, graph_of
 
 SOFTMAX = 'input %x: float32[2, 3] data\n%1 = softmax(%x) {axis=1} @ "probs"\noutput "y" = %1'
 

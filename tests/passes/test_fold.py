@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from pass_text import assert_becomes, graph_of
 
 from dlc.passes.cleanup import cleanup
 from dlc.passes.fold import FoldOptions, fold
+from tests.passes.pass_text import assert_becomes, graph_of
 
 SUM = (
     "%1 = constant() {value=float32[2]{1.0, 2.0}}\n%2 = constant() {value=float32[2]{3.0, 4.0}}\n"

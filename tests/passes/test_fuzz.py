@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_fuzz import assert_same_results, random_feeds, random_graph
 
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
@@ -12,14 +11,15 @@ from dlc.ir.parse_graph import parse_graph
 from dlc.ir.structure import difference
 from dlc.ir.text_graph import print_graph
 from dlc.ir.verify_graph import verify_graph
-from dlc.passes.canonicalize import canonicalize
+from dlc.passes.canonicalize.canonicalize import canonicalize
 from dlc.passes.cleanup import cleanup, prune_state
 from dlc.passes.expand import ExpandOptions, expand
 from dlc.passes.fold import fold
 from dlc.passes.hoist import lift_constants, split
-from dlc.passes.layout import layout
+from dlc.passes.layout.layout import layout
 from dlc.passes.manager import Instruments, run_pipeline
 from dlc.passes.pipeline import INFERENCE, TRAINING
+from tests.passes.pass_fuzz import assert_same_results, random_feeds, random_graph
 
 SEEDS = range(40)
 EXACT = {"cleanup": cleanup, "fold": fold, "prune_state": prune_state, "lift_constants": lift_constants}

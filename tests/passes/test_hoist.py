@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from pass_text import graph_of
 
 from dlc.ir.graph import Role
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
 from dlc.ir.verify_graph import verify_graph
 from dlc.passes.hoist import lift_constants, split
+from tests.passes.pass_text import graph_of
 
 TEXT = (
     "input %x: float32[2, 3] data\ninput %w: float32[3, 4] parameter trainable\ninput %s: float32[4] state\n"

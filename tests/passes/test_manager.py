@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from pass_text import graph_of
 
 from dlc.errors import VerificationError
 from dlc.ir.parse_graph import parse_graph
 from dlc.ir.structure import same_graph
 from dlc.passes.cleanup import cleanup
 from dlc.passes.manager import Instruments, Pass, run_pipeline
+from tests.passes.pass_text import graph_of
 
 TEXT = 'input %x: float32[3] data\n%1 = neg(%x)\n%2 = neg(%x)\n%3 = add(%1, %2)\noutput "y" = %3'
 

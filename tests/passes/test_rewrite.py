@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from pass_text import chain, graph_of
 
 from dlc.errors import GraphError
 from dlc.passes.rewrite import rewrite, rule
+from tests.passes.pass_text import chain, graph_of
 
 CHAIN = (
     'input %x: float32[3] data\n%1 = exp(%x) @ "a"\n%2 = neg(%1) @ "b"\n'

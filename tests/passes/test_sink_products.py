@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from pass_text import assert_becomes, graph_of
 
 from dlc.ir.graph import Graph
 from dlc.ir.interpret import interpret
 from dlc.passes.sink_products import SinkOptions, sink_products
+from tests.passes.pass_text import assert_becomes, graph_of
 
 INPUTS = (
     "input %h: float32[3, 4] data\ninput %x: float32[5, 3, 2] data\ninput %w: float32[4, 2] data\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_text import graph_of
 
 from dlc.errors import GraphError, NotDifferentiableError
 from dlc.ir.builder import Builder
@@ -17,6 +16,7 @@ from dlc.ir.verify_graph import verify_graph
 from dlc.passes.manager import run_pipeline
 from dlc.passes.pipeline import TRAINING
 from dlc.passes.train_step import TrainOptions, evaluation_step, train_step, trained_parameters, with_values
+from tests.passes.pass_text import graph_of
 
 
 class Momentum:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pass_text import assert_becomes, graph_of
-
 from dlc.passes.trim_scans import trim_scans
+from tests.passes.pass_text import assert_becomes, graph_of
 
 INPUTS = (
     "input %h: float32[3] data\ninput %g: float32[3] data\ninput %x: float32[4, 3] data\ninput %c: float32[3] data\n"

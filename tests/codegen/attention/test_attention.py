@@ -16,7 +16,7 @@ from dlc.ir.graph import Graph, Node
 from dlc.ir.interpret import interpret, interpret_all
 from dlc.ir.types import float32, float64
 from dlc.ir.verify_kernel import verify
-from dlc.passes.fuse_attention import fuse_attention
+from dlc.passes.attention.fuse import fuse_attention
 from tests.attention_graphs import CAUSAL, Shape, attention, feeds_of, guarded_softmax, kept_softmax, softmax
 from tests.codegen.lowering import run_lowered
 from tests.codegen.plain_targets import AVX2, AVX512

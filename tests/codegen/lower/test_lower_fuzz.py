@@ -11,7 +11,7 @@ from dlc.codegen.lower import node as lower
 from dlc.codegen.rows import split as schedule_split
 from dlc.ir.interpret import interpret, interpret_all
 from dlc.passes.cleanup import cleanup
-from dlc.passes.fuse import fuse
+from dlc.passes.fusion.fuse import fuse
 from tests.codegen.lowering import check_node
 from tests.codegen.random_graphs import GraphMaker
 

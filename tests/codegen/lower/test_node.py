@@ -24,7 +24,7 @@ from dlc.ir.interpret import interpret_all
 from dlc.ir.kernel import For, If, LoopKind, statements
 from dlc.ir.lowering import Lowered
 from dlc.ir.types import as_dtype, float32, tensor_type
-from dlc.passes.fuse import fuse
+from dlc.passes.fusion.fuse import fuse
 from tests.codegen.lowering import HOST, check_node
 
 RNG = np.random.default_rng(5)

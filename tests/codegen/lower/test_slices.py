@@ -14,7 +14,7 @@ from dlc.ir.builder import Builder
 from dlc.ir.graph import Node, Value
 from dlc.ir.lowering import Lowered
 from dlc.ir.types import float32, tensor_type
-from dlc.passes.fuse import fuse
+from dlc.passes.fusion.fuse import fuse
 from tests.codegen.lower.test_node import numbers
 from tests.codegen.lowering import HOST, check_node
 

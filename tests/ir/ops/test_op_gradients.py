@@ -16,7 +16,7 @@ from dlc.ir.graph import Graph, Value
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode, NotDifferentiable, Trait, all_ops
 from dlc.ir.types import DType, float64, tensor_type
-from dlc.passes.autodiff import gradients
+from dlc.passes.autodiff.autodiff import gradients
 from tests.ir.ops import samples_elementwise, samples_neural, samples_tensor
 from tests.ir.ops.samples import Sample, samples_of
 

@@ -15,7 +15,7 @@ from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode, all_ops
 from dlc.ir.ops.random import threefry_array
 from dlc.ir.types import DTYPES, TensorType, float32, tensor_type
-from dlc.passes.autodiff import gradients
+from dlc.passes.autodiff.autodiff import gradients
 from tests.ir.ops import samples_elementwise, samples_neural, samples_tensor
 from tests.ir.ops.samples import Sample, samples_of
 

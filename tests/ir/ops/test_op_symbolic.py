@@ -15,7 +15,7 @@ from dlc.ir.graph import Graph, Value
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
 from dlc.ir.types import bool_, float64, int64, tensor_type, uint32
-from dlc.passes.autodiff import gradients
+from dlc.passes.autodiff.autodiff import gradients
 from dlc.passes.bind import bind
 from dlc.passes.expand import ExpandOptions, expand
 

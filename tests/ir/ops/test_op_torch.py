@@ -14,7 +14,7 @@ from dlc.ir.graph import Value
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
 from dlc.ir.types import float64, tensor_type
-from dlc.passes.autodiff import gradients
+from dlc.passes.autodiff.autodiff import gradients
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
