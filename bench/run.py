@@ -23,7 +23,7 @@ from typing import Any
 from bench.prepare import prepared
 from bench.report import markdown, plot
 from bench.rounds import Settings, measure_case
-from bench.suite import PEER_NAMES, Case, cases, peers_of
+from bench.suite import BATCHES, PEER_NAMES, Case, cases, peers_of
 from dlc.cli.measure import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,10 +48,11 @@ def listed(known: Mapping[str, Any] | tuple[str, ...], what: str) -> Any:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = cases()
-    groups = {case.kind: None for case in known.values()}
-    parser.add_argument("--models", type=listed(known, "model"), help="default: all")
-    parser.add_argument("--kind", choices=list(groups), help="only inference or only training")
+    kinds = {case.kind: None for case in known.values()}
+    parser.add_argument("--models", type=listed(known, "model"), help="default: all but batches")
+    parser.add_argument("--kind", choices=list(kinds), help="only inference or only training")
     parser.add_argument("--no-light", action="store_true", help="without the light topologies")
+    parser.add_argument("--batches", action="store_true", help="only inference of larger batches")
     parser.add_argument("--peers", type=listed(PEER_NAMES, "peer"), default=PEER_NAMES, help="default: all")
     parser.add_argument("--compile-all", action="store_true", help="torch.compile for every model, not only for some")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -68,7 +69,8 @@ def parse_options() -> argparse.Namespace:
     if options.quick:
         options.rounds, options.seconds = 2, 0.05
     options.name = options.name or ("quick" if options.quick else "suite")
-    chosen = options.models or (QUICK if options.quick else tuple(known))
+    usual = tuple(name for name in known if name not in BATCHES)
+    chosen = options.models or (QUICK if options.quick else BATCHES if options.batches else usual)
     options.cases = [
         known[name]
         for name in chosen

@@ -49,6 +49,16 @@ _INFERENCE = (
     Case("gru", INFERENCE, "gru", 8, RECURRENT),
     Case("mlp", INFERENCE, "mlp", 64, MLP),
 )
+_BATCHES = (
+    Case("resnet50_x8", INFERENCE, "resnet50", 8),
+    Case("resnet18_x32", INFERENCE, "resnet18", 32),
+    Case("mobilenet_v2_x8", INFERENCE, "mobilenet_v2", 8),
+    Case("mobilenet_v2_x32", INFERENCE, "mobilenet_v2", 32),
+    Case("efficientnet_b0_x32", INFERENCE, "efficientnet_b0", 32),
+    Case("distilbert_x8", INFERENCE, "distilbert", 8, {"sequence": 128}),
+)
+BATCHES = tuple(case.name for case in _BATCHES)
+"""Larger batches, measured on request."""
 _TRAINING = (
     Case("train_mlp", TRAINING, "mlp", 64, MLP),
     Case("train_cnn", TRAINING, "cnn", 64),
@@ -70,7 +80,7 @@ def light_names() -> list[str]:
 def cases() -> dict[str, Case]:
     """Return every case by name, in the order in which they are measured."""
     light = (Case(f"light_{name}", INFERENCE, name, light=True) for name in light_names())
-    return {case.name: case for case in (*_INFERENCE, *_TRAINING, *light)}
+    return {case.name: case for case in (*_INFERENCE, *_BATCHES, *_TRAINING, *light)}
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ PASSES = {
     "fusion": set(),
     "rematerialise": set(),
     "memory": set(),
+    "batch": set(),
     "train_step": {"autodiff"},
     "pipeline": {"canonicalize", "attention", "layout", "precision"},
 }

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 10.0, 4.0
+"""What one core reads while it computes."""
+
 
 @dataclass(frozen=True)
 class CpuTarget:

@@ -16,6 +16,7 @@ from dlc.codegen.lower.node import lower
 from dlc.codegen.target import CpuTarget
 from dlc.driver.artifact import Artifact
 from dlc.driver.assemble import Assembled, assemble
+from dlc.driver.batches import machine_of
 from dlc.driver.host import find_target
 from dlc.driver.native import KernelCompiler, assembly_of, describe
 from dlc.driver.options import CompileOptions
@@ -30,6 +31,7 @@ from dlc.ir.opdef import Mode
 from dlc.ir.placement import Placement
 from dlc.ir.plan import KernelStep, LoopBegin, LoopEnd, Plan, SlotKind
 from dlc.ir.types import DType
+from dlc.passes.batch.split import split_batch
 from dlc.passes.bind import bind
 from dlc.passes.fold import FoldOptions, fold
 from dlc.passes.fusion.fuse import fuse
@@ -63,7 +65,11 @@ def pipeline(options: CompileOptions) -> list[Pass]:
 def prepare(graph: Graph, options: CompileOptions) -> Split:
     """Run the passes before fusion; return what runs once at load, if anything, and what runs each time."""
     graph, _ = run_pipeline(graph, pipeline(options), Instruments(verify=options.verify, dump=options.dump))
-    return split(lift_constants(graph), options.mode)
+    halves = split(lift_constants(graph), options.mode)
+    if options.mode is not Mode.INFERENCE:
+        return halves
+    target = find_target(options.features)
+    return replace(halves, main=split_batch(halves.main, machine_of(target, options.threads)))
 
 
 def fused(halves: Split, options: CompileOptions) -> tuple[Graph | None, Graph]:

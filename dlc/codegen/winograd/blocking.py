@@ -11,7 +11,7 @@ from math import prod
 
 from dlc.codegen.contract.blocking import LOCAL, PACKED, RegisterTile, register_tile
 from dlc.codegen.contract.cost import fma_cycles
-from dlc.codegen.target import CpuTarget
+from dlc.codegen.target import L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE, CpuTarget
 from dlc.codegen.tiles.fixed_blocking import (
     DEEPEST,
     ROW_CYCLES,
@@ -45,8 +45,6 @@ WEIGHT_CYCLES = 130.0
 """Cycles to transform and to watch one vector of filters of a channel."""
 AGAIN_CYCLES = 1.5
 """Cycles to add a vector of a chain's sums to those before."""
-L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 10.0, 4.0
-"""What one core reads while it computes."""
 TASK_CYCLES = 2000.0
 GAIN = 0.9
 """Winograd is used where its estimate is at most this part of the other's."""
