@@ -20,7 +20,7 @@ from dlc.passes.rewrite import with_inputs
 def split_batch(graph: Graph, machine: Machine) -> Graph:
     """Return ``graph`` with a scan over parts of the batch where that pays; shapes must be static."""
     values = [v for node in graph.nodes for v in node.outputs]
-    if not all(v.type.is_static for v in values) or 2 * max(map(nbytes, values), default=0) <= machine.cache_bytes:
+    if not all(v.type.is_static for v in values) or 3 * max(map(nbytes, values), default=0) <= machine.cache_bytes:
         return graph
     rows = {node: made for node in graph.nodes if (made := Rows(node)).extent > 1}
     stretch = choose_stretch(graph, rows, machine)
@@ -33,6 +33,8 @@ class _Splitting:
     def __init__(self, whole: Graph, rows: dict[Node, Rows], stretch: Stretch) -> None:
         self.whole, self.rows, self.stretch = whole, rows, stretch
         self.chosen = set(stretch.nodes)
+        # Kernels know more of a number (what images are padded with) than of a value that comes from outside.
+        self.literals = {node.outputs[0]: node for node in whole.nodes if not node.inputs and len(node.outputs) == 1}
         read = {v for node in whole.nodes if node not in self.chosen for v in node.inputs} | set(whole.outputs)
         self.results = [v for node in stretch.nodes for v in node.outputs if v in read]
 
@@ -62,7 +64,7 @@ class _Splitting:
         made = {v for node in nodes for v in node.outputs}
         entering = [(v, k in self.rows[n].sliced) for n in nodes for k, v in enumerate(n.inputs) if v not in made]
         sequences = list(dict.fromkeys(v for v, sliced in entering if sliced))
-        constants = list(dict.fromkeys(v for v, sliced in entering if not sliced))
+        constants = list(dict.fromkeys(v for v, sliced in entering if not sliced and v not in self.literals))
         parts = self.stretch.extent // self.stretch.part
         with builder.origin(*dict.fromkeys(origin for node in self.stretch.nodes for origin in node.origins)):
             split = [builder.reshape_to(v, (parts, *first_rows(v.type, self.stretch.part).shape)) for v in sequences]
@@ -86,6 +88,10 @@ class _Splitting:
         inner |= {(v, False): builder.input(f"i{k}", v.type) for k, v in enumerate(constants, len(sequences))}
         for node in nodes:
             rows = self.rows[node]
+            for k, v in enumerate(node.inputs):
+                if (v, k in rows.sliced) not in inner:
+                    literal = self.literals[v]
+                    (inner[v, False],) = builder.emit(literal.op, [], literal.attributes)
             operands = [inner[v, k in rows.sliced] for k, v in enumerate(node.inputs)]
             with builder.origin(*node.origins):
                 (inner[node.outputs[0], True],) = builder.emit(node.op, operands, rows.attributes_for(node, part))

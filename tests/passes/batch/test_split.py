@@ -81,3 +81,14 @@ def test_random_graphs_keep_their_results(seed, cache_bytes):
         found = split_batch(graph, replace(EAGER, cache_bytes=cache_bytes))
         verify_graph(found)
         assert_same_results(graph, found, seed, rtol=1e-9)
+
+
+def test_numbers_become_part_of_the_body():
+    graph = graph_of(
+        "input %x: float32[4, 8, 8, 8] data\ninput %w: float32[3, 3, 8] data\n%z = constant() {value=float32[]{0.0}}\n"
+        "%0 = pad(%x, %z) {low=(0, 1, 1, 0), high=(0, 1, 1, 0), interior=(0, 0, 0, 0)}\n"
+        f'%1 = contract(%0, %w) {CONV}\noutput "y" = %1'
+    )
+    (scan,) = [node for node in eager(graph).nodes if node.op.name == "scan"]
+    assert [node.op.name for node in scan.attributes["body"].nodes] == ["constant", "pad", "contract"]
+    assert len(scan.inputs) == 2
