@@ -287,6 +287,18 @@ def test_axes_as_attribute_and_as_input() -> None:
         np.testing.assert_array_equal(interpret(load(made), {"x0": ones((2, 3))})["y0"], [3, 3])
 
 
+# -- windows --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "want"), [("UPPER", [1, 12]), ("LOWER", [12, 20])])
+def test_odd_padding_of_a_transposed_convolution(side: str, want: list[int]) -> None:
+    """Of the three sums 1, 12 and 20, one is padding: the last for SAME_UPPER, the first for SAME_LOWER."""
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], auto_pad=f"SAME_{side}")]
+    made = model(nodes, [info("x", [1, 1, 2])], ["y"], {"w": np.array([[[1, 2]]], np.float32)})
+    found = interpret(load(made), {"x": np.array([[[1, 10]]], np.float32)})["y"]
+    np.testing.assert_array_equal(found, [[want]])
+
+
 # -- roles ----------------------------------------------------------------------------------------
 
 
