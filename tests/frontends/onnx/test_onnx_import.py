@@ -287,6 +287,18 @@ def test_axes_as_attribute_and_as_input() -> None:
         np.testing.assert_array_equal(interpret(load(made), {"x0": ones((2, 3))})["y0"], [3, 3])
 
 
+@pytest.mark.parametrize("each", [1, 3])
+def test_group_normalization_before_opset_21(each: int) -> None:
+    """The standard withdrew that version, whose scale and bias have one element per group; files still hold it."""
+    x = np.random.default_rng(0).normal(size=(2, 2 * each, 5)).astype(np.float32)
+    scale, bias = np.array([2, -3], np.float32), np.array([1, 0.5], np.float32)
+    made = single("GroupNormalization", [x.shape, [2], [2]], opset=18, num_groups=2)
+    found = interpret(load(made), {"x0": x, "x1": scale, "x2": bias})["y0"].reshape(2, 2, -1)
+    parts = x.astype(np.float64).reshape(2, 2, -1)
+    want = (parts - parts.mean(2, keepdims=True)) / np.sqrt(parts.var(2, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, want * scale[:, None] + bias[:, None], rtol=1e-4, atol=1e-5)
+
+
 # -- windows --------------------------------------------------------------------------------------
 
 
