@@ -299,6 +299,21 @@ def test_group_normalization_before_opset_21(each: int) -> None:
     np.testing.assert_allclose(found, want * scale[:, None] + bias[:, None], rtol=1e-4, atol=1e-5)
 
 
+# -- accuracy -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0, 1e4])
+def test_mean_variance_normalization_far_from_zero(shift: float) -> None:
+    x = (np.random.default_rng(0).normal(size=(2, 3, 4, 5)) + shift).astype(np.float32)
+    x[:, 1] = shift + 0.1
+    wide = x.astype(np.float64)
+    mean, deviation = wide.mean((0, 2, 3), keepdims=True), wide.std((0, 2, 3), keepdims=True)
+    found = interpret(load(single("MeanVarianceNormalization", [x.shape])), {"x0": x})["y0"]
+    want = (wide - mean) / (deviation + 1e-9)
+    np.testing.assert_allclose(found[:, ::2], want[:, ::2], atol=1e-3)
+    assert np.isfinite(found).all()
+
+
 # -- windows --------------------------------------------------------------------------------------
 
 
