@@ -444,3 +444,11 @@ def test_of_two_contractions_one_that_others_read_stays_apart() -> None:
 
     found = fused(make(function, (8, 24), (24, 64), (8, 32), (32, 64)))
     assert sorted(nodes.count("contract") for nodes in found) == [1, 1]
+
+
+def test_a_product_that_is_one_number_has_no_slices() -> None:
+    def function(b: Builder, x: Value, y: Value, scale: Value) -> tuple[Value, ...]:
+        made = b.contract(x, y, spec="k, k -> ")
+        return b.cast_to(b.cast_to(b.mul(made, scale), int64), float32), b.tanh(scale), made
+
+    assert fused(make(function, (8,), (8,), ()))[0] == ["contract"]
