@@ -8,7 +8,7 @@ from dlc.frontends.onnx.call import Call
 from dlc.frontends.onnx.dimensions import at_most
 from dlc.ir.dims import Dim, SymbolicDim
 
-_END = 1 << 31
+_END = (1 << 31) - 1
 """Bounds at least this large mean the end of the axis."""
 
 

@@ -188,6 +188,20 @@ def test_negative_steps_and_symbolic_slices() -> None:
     assert load(made).outputs[0].type.shape == (symbol("n"), 2)
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+def test_largest_integers_end_a_slice_of_a_symbolic_dimension(bits: int) -> None:
+    """TensorFlow's converter writes the largest of 32 bits, PyTorch's exporters that of 64."""
+    largest = 2 ** (bits - 1) - 1
+    made = model(
+        [node("Slice", ["x", "one", "end"], ["a"]), node("Slice", ["a", "end", "start", "axes", "minus"], ["y"])],
+        [info("x", ["n"])],
+        ["y"],
+        {"one": np.array([1]), "end": np.array([largest]), "start": np.array([-largest]), "axes": np.array([0]),
+         "minus": np.array([-1])},
+    )  # fmt: skip
+    assert load(made).outputs[0].type.shape == (symbol("n") - 1,)
+
+
 # -- control flow and functions -------------------------------------------------------------
 
 
