@@ -202,6 +202,16 @@ def test_largest_integers_end_a_slice_of_a_symbolic_dimension(bits: int) -> None
     assert load(made).outputs[0].type.shape == (symbol("n") - 1,)
 
 
+def test_negative_step_over_no_elements() -> None:
+    made = model(
+        [node("Slice", ["x", "start", "end", "axes", "steps"], ["y"])],
+        [info("x", [0, 5])],
+        ["y"],
+        {"start": np.array([-1]), "end": np.array([-(2**62)]), "axes": np.array([0]), "steps": np.array([-2])},
+    )
+    assert load(made).outputs[0].type.shape == (0, 5)
+
+
 # -- control flow and functions -------------------------------------------------------------
 
 
