@@ -45,7 +45,7 @@ class CompileOptions:
     ) -> CompileOptions:
         """Check what the caller gave and take the rest from the configuration; CompileError for what dlc lacks."""
         if device != "cpu":
-            known = re.fullmatch(r"cuda(:\d+)?", device)
+            known = isinstance(device, str) and re.fullmatch(r"cuda(:\d+)?", device)
             reason = "this build compiles for cpu only" if known else "devices are 'cpu'"
             raise CompileError(f"device {device!r} is not available: {reason}; pass device='cpu'")
         if precision not in PRECISIONS:

@@ -162,7 +162,7 @@ def _transpose_pads(call: Call, spatial: Any, sizes: Any, strides: Any, dilation
         if not isinstance(total, int):
             call.fail(f"output_shape needs fixed extents, not {extent}; give shapes=")
         half = total // 2 if total >= 0 else -(-total // 2)
-        pads.append((half, total - half) if mode == "SAME_UPPER" or wanted is None else (total - half, half))
+        pads.append((half, total - half) if mode == "SAME_UPPER" else (total - half, half))
         if mode != "SAME_UPPER" and total < 0:
             pads[-1] = (0, total)
     return tuple(pads), extra

@@ -178,6 +178,6 @@ def import_mean_variance_normalization(call: Call) -> Value:
     """(x - mean) / (standard deviation + 1e-9) over axes, by default all but channels."""
     b, x = call.b, call.value(0)
     axes = call.axes(call.int_list("axes", (0, 2, 3)), call.rank())
-    mean = _mean(b, x, axes, True)
-    square = b.sub(_mean(b, b.mul(x, x), axes, True), b.mul(mean, mean))
-    return b.div(b.sub(x, mean), b.add(b.sqrt(square), 1e-9))
+    centred = b.sub(x, _mean(b, x, axes, True))  # the difference of two means of squares may be below 0
+    variance = _mean(b, b.mul(centred, centred), axes, True)
+    return b.div(centred, b.add(b.sqrt(variance), 1e-9))

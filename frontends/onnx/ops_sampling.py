@@ -154,7 +154,7 @@ def _reflect(b: Builder, where: Value, low: float, high: float) -> Value:
 def _fold_coordinate(b: Builder, where: Value, extent: int, padding: str, aligned: bool, mode: str) -> Value:
     if mode == "nearest":
         where = b.round(where)
-    if padding == "border":
+    if padding == "border" and mode != "cubic":  # whose weights fall outside: its neighbours are clamped one by one
         return b.maximum(b.minimum(where, float(extent - 1)), 0.0)
     if padding == "reflection":
         return _reflect(b, where, *_bounds(extent, aligned))

@@ -35,6 +35,11 @@ def find_importer(domain: str, name: str, version: int) -> Importer | None:
     return None
 
 
+def begins_at(domain: str, name: str, version: int) -> bool:
+    """Return whether an importer of ``name`` was written for ``version`` itself, not only for earlier ones."""
+    return any(since == version for since, _ in _TABLE.get((domain, name), ()))
+
+
 def known_ops(domain: str = "") -> list[str]:
     """Return the names that have an importer."""
     return sorted(name for known, name in _TABLE if known == domain)

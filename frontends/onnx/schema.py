@@ -14,7 +14,9 @@ from onnx import AttributeProto, FunctionProto, NodeProto
 
 from dlc.errors import InvalidModelError, TypeRuleError, UnsupportedOpError
 from dlc.frontends.onnx.names import hint, shown
+from dlc.frontends.onnx.registry import begins_at
 from dlc.frontends.onnx.tensors import CODES
+from dlc.frontends.onnx.versions import canonical_domain
 from dlc.ir.types import DType
 
 _TYPE_TEXT = {
@@ -95,7 +97,7 @@ def type_text(dtype: DType) -> str:
 
 def check_form(node: NodeProto, schema: Schema) -> None:
     """Check arity and attributes of a node; InvalidModelError or UnsupportedOpError naming what is wrong."""
-    if schema.deprecated:
+    if schema.deprecated and not begins_at(canonical_domain(node.domain), schema.name, schema.since):
         raise UnsupportedOpError(
             f"{node.op_type} was removed from ONNX in opset {schema.since}; export the model again"
         )

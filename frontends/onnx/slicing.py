@@ -8,7 +8,7 @@ from dlc.frontends.onnx.call import Call
 from dlc.frontends.onnx.dimensions import at_most
 from dlc.ir.dims import Dim, SymbolicDim
 
-_END = 1 << 31
+_END = (1 << 31) - 1
 """Bounds at least this large mean the end of the axis."""
 
 
@@ -43,6 +43,8 @@ def _resolve(start: Dim, end: Dim, step: int, extent: Dim) -> tuple[Dim, Dim, in
         if at_most(high, low):
             high = low
         return low, high, step
+    if extent == 0:
+        return -1, -1, step
     low, high = _clamp(start, extent, 0, extent - 1), _clamp(end, extent, -1, extent - 1)
     if isinstance(low, int) and isinstance(high, int) and low <= high:
         high = low

@@ -16,6 +16,12 @@ def test_bad_threads(threads):
         CompileOptions.make(Mode.INFERENCE, "cpu", "float32", threads)
 
 
+@pytest.mark.parametrize("device", ["cuda:0", "gpu", None, 0])
+def test_bad_device(device):
+    with pytest.raises(CompileError, match="device"):
+        CompileOptions.make(Mode.INFERENCE, device, "float32", 1)
+
+
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [

@@ -110,7 +110,7 @@ def find_slices(
 ) -> Slices | None:
     """Return the slices in which ``outputs`` read the contractions' results; None where that is not their form."""
     shapes = {computes[v].shape for v in outputs}
-    if len(shapes) != 1:
+    if len(shapes) != 1 or () in shapes:
         return None
     shape = next(iter(shapes))
     products = [_product(node, shape, fixed) for node in contractions]

@@ -99,6 +99,9 @@ def cropped_result(builder: Builder, node: Node, context: Context) -> Replacemen
             crops[index.axes[0]] = (int(first), int(last))
     operands: list[Value] = []
     for side, value in ((spec.lhs, contract.inputs[0]), (spec.rhs, contract.inputs[1])):
+        groups = [index.axes for index in side if isinstance(index, Group) and len(index.axes) > 1]
+        if not all(crops.keys().isdisjoint(axes) for axes in groups):
+            return None  # fewer of one axis of a group is not the group with less at its ends
         amounts = [_crop_of(index, crops) for index in side]
         if any(any(amount) for amount in amounts):
             inner = context.producer(value, "pad")
@@ -113,7 +116,7 @@ def cropped_result(builder: Builder, node: Node, context: Context) -> Replacemen
             )
         operands.append(value)
     kept = {axis: extent + sum(crops.get(axis, (0, 0))) for axis, extent in extents.items()}
-    return emit_contract(builder, spec, operands[0], operands[1], kept)
+    return emit_contract(builder, spec, operands[0], operands[1], kept, contract.attributes["dtype"])
 
 
 def _crop_of(index: DimIndex, crops: Mapping[str, tuple[int, int]]) -> tuple[int, int]:

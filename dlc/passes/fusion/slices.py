@@ -31,10 +31,9 @@ def join_slices(state: Grouping) -> None:
 def _joins(state: Grouping, source: int, number: int, shape: tuple[int, ...]) -> bool:
     """Tell whether contraction ``source`` joins group ``number``, which reads slices of ``shape``."""
     contraction, group = state.forest.group(source), state.forest.group(number)
-    if contraction.kind is not GroupKind.CONTRACTION:
+    if contraction.kind is not GroupKind.CONTRACTION or not contraction.shape:
         return False
-    made = contraction.nodes[-1].outputs[0]
-    columns = contraction.shape[-1] if contraction.shape else 1
+    made, columns = contraction.nodes[-1].outputs[0], contraction.shape[-1]
     rows = shape_size(contraction.shape) // max(columns, 1)
     if rows > state.options.most_sliced_rows or group.crosses or len(contraction.shape) != len(shape):
         return False

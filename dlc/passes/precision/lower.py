@@ -163,7 +163,7 @@ class _Rounding:
             operands = [self.narrowed(v) if v.type.dtype is float32 else v for v in node.inputs]
             self.narrow[node.outputs[0]] = self.builder.emit(node.op, operands, node.attributes)[0]
         else:
-            self.builder.append(with_inputs(node, {v: self.read(v) for v in _floats(node)}))
+            self.builder.append(with_inputs(node, {v: self.read(v) for v in dict.fromkeys(_floats(node))}))
             self.wide.update(v for v in node.outputs if v in self.worked)
         for value in node.outputs:
             if value in self.rounded and value not in self.kept:

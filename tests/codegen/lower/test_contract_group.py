@@ -46,6 +46,13 @@ def test_epilogue_that_casts() -> None:
     check(function, numbers(12, 8), numbers(8, 10), emulated=False)
 
 
+def test_epilogue_of_one_number() -> None:
+    def function(b: Builder, x: Value, y: Value) -> Value:
+        return b.tanh(b.contract(x, y, spec="k, k -> "))
+
+    check(function, numbers(12), numbers(12), emulated=False)
+
+
 def test_operand_read_twice() -> None:
     check(lambda b, x: b.add(product(b, x, x), x), numbers(16, 16), emulated=False)
 

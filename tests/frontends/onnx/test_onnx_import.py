@@ -188,6 +188,30 @@ def test_negative_steps_and_symbolic_slices() -> None:
     assert load(made).outputs[0].type.shape == (symbol("n"), 2)
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+def test_largest_integers_end_a_slice_of_a_symbolic_dimension(bits: int) -> None:
+    """TensorFlow's converter writes the largest of 32 bits, PyTorch's exporters that of 64."""
+    largest = 2 ** (bits - 1) - 1
+    made = model(
+        [node("Slice", ["x", "one", "end"], ["a"]), node("Slice", ["a", "end", "start", "axes", "minus"], ["y"])],
+        [info("x", ["n"])],
+        ["y"],
+        {"one": np.array([1]), "end": np.array([largest]), "start": np.array([-largest]), "axes": np.array([0]),
+         "minus": np.array([-1])},
+    )  # fmt: skip
+    assert load(made).outputs[0].type.shape == (symbol("n") - 1,)
+
+
+def test_negative_step_over_no_elements() -> None:
+    made = model(
+        [node("Slice", ["x", "start", "end", "axes", "steps"], ["y"])],
+        [info("x", [0, 5])],
+        ["y"],
+        {"start": np.array([-1]), "end": np.array([-(2**62)]), "axes": np.array([0]), "steps": np.array([-2])},
+    )
+    assert load(made).outputs[0].type.shape == (0, 5)
+
+
 # -- control flow and functions -------------------------------------------------------------
 
 
@@ -285,6 +309,45 @@ def test_axes_as_attribute_and_as_input() -> None:
     )
     for made in (old, new):
         np.testing.assert_array_equal(interpret(load(made), {"x0": ones((2, 3))})["y0"], [3, 3])
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_group_normalization_before_opset_21(each: int) -> None:
+    """The standard withdrew that version, whose scale and bias have one element per group; files still hold it."""
+    x = np.random.default_rng(0).normal(size=(2, 2 * each, 5)).astype(np.float32)
+    scale, bias = np.array([2, -3], np.float32), np.array([1, 0.5], np.float32)
+    made = single("GroupNormalization", [x.shape, [2], [2]], opset=18, num_groups=2)
+    found = interpret(load(made), {"x0": x, "x1": scale, "x2": bias})["y0"].reshape(2, 2, -1)
+    parts = x.astype(np.float64).reshape(2, 2, -1)
+    want = (parts - parts.mean(2, keepdims=True)) / np.sqrt(parts.var(2, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, want * scale[:, None] + bias[:, None], rtol=1e-4, atol=1e-5)
+
+
+# -- accuracy -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0, 1e4])
+def test_mean_variance_normalization_far_from_zero(shift: float) -> None:
+    x = (np.random.default_rng(0).normal(size=(2, 3, 4, 5)) + shift).astype(np.float32)
+    x[:, 1] = shift + 0.1
+    wide = x.astype(np.float64)
+    mean, deviation = wide.mean((0, 2, 3), keepdims=True), wide.std((0, 2, 3), keepdims=True)
+    found = interpret(load(single("MeanVarianceNormalization", [x.shape])), {"x0": x})["y0"]
+    want = (wide - mean) / (deviation + 1e-9)
+    np.testing.assert_allclose(found[:, ::2], want[:, ::2], atol=1e-3)
+    assert np.isfinite(found).all()
+
+
+# -- windows --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "want"), [("UPPER", [1, 12]), ("LOWER", [12, 20])])
+def test_odd_padding_of_a_transposed_convolution(side: str, want: list[int]) -> None:
+    """Of the three sums 1, 12 and 20, one is padding: the last for SAME_UPPER, the first for SAME_LOWER."""
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], auto_pad=f"SAME_{side}")]
+    made = model(nodes, [info("x", [1, 1, 2])], ["y"], {"w": np.array([[[1, 2]]], np.float32)})
+    found = interpret(load(made), {"x": np.array([[[1, 10]]], np.float32)})["y"]
+    np.testing.assert_array_equal(found, [[want]])
 
 
 # -- roles ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dlc.ir.interpret import interpret
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from onnx_models import single  # noqa: E402
 from torch_models import example, export  # noqa: E402
 
 QUICK = ["mlp", "lstm", "lstm_bidirectional"]
@@ -104,3 +105,20 @@ def test_training_exports_keep_batch_norm(tmp_path: Path) -> None:
     assert roles.count(Role.STATE) == 40 and roles.count(Role.PARAMETER) == 62
     names = {n for n, _ in made.module.named_parameters()}
     assert {s.name for s in graph.signature.inputs if s.role is Role.PARAMETER} == names
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_grid_sample(mode: str, padding: str, aligned: bool) -> None:
+    """Half of the places lie outside of the image, some of them far."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, 3, 5, 7)).astype(np.float32)
+    grid = (2 * generator.normal(size=(2, 4, 6, 2))).astype(np.float32)
+    made = single(
+        "GridSample", [x.shape, grid.shape], opset=16, mode=mode, padding_mode=padding, align_corners=int(aligned)
+    )
+    found = interpret(load(made), {"x0": x, "x1": grid})["y0"]
+    image, places = torch.from_numpy(x), torch.from_numpy(grid)
+    wanted = torch.nn.functional.grid_sample(image, places, mode=mode, padding_mode=padding, align_corners=aligned)
+    agrees(found, wanted.numpy())

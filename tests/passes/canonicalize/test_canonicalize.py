@@ -317,6 +317,20 @@ def test_crops_stay_where_an_operand_would_be_copied():
     assert [n.op.name for n in tidy(graph_of(text)).nodes if n.op.name != "constant"] == ["contract", "pad"]
 
 
+def test_crops_of_an_axis_within_a_group_stay():
+    """The gradient of a transposed convolution's kernel that is shorter than its stride."""
+    text = (
+        "input %x: float32[2, 7, 3] data\ninput %dy: float32[2, 13, 5] data\n%0 = constant() {value=float32[]{0.0}}\n"
+        "%1 = pad(%dy, %0) {low=(0, 0, 0), high=(0, 1, 0), interior=(0, 0, 0)}\n"
+        '%2 = contract(%x, %1) {spec="n w c, n (w p) o -> c o p", sizes=(("p", 2), ("w", 7))}\n'
+        '%3 = pad(%2, %0) {low=(0, 0, 0), high=(0, 0, -1), interior=(0, 0, 0)}\noutput "y" = %3'
+    )
+    graph = graph_of(text)
+    after = tidy(graph)
+    assert [n.op.name for n in after.nodes if n.op.name != "constant"] == ["pad", "contract", "pad"]
+    assert_same_values(graph, after, exact=False)
+
+
 @pytest.mark.parametrize("case", CONTRACTIONS)
 def test_contraction_rules(case):
     assert_becomes(tidy, *CONTRACTIONS[case], exact=False)

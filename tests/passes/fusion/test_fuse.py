@@ -322,6 +322,15 @@ def test_result_with_other_readers_ends_the_epilogue() -> None:
     assert fused(make(function, (4, 8), (8, 6))) == [["contract", "add"], ["exp"]]
 
 
+def test_readers_of_two_products_that_meet_are_epilogue_of_one() -> None:
+    def function(b: Builder, x: Value, w: Value, z: Value, v: Value) -> Value:
+        first, second = product(b, x, w), product(b, z, v)
+        return b.add(b.mul(first, b.sigmoid(second)), b.mul(b.tanh(first), second))
+
+    found = fused(make(function, (4, 8), (8, 16), (4, 8), (8, 16)))
+    assert [len(nodes) for nodes in sorted(found, key=len)] == [1, 6]
+
+
 def test_what_only_the_epilogue_reads_joins_it() -> None:
     def function(b: Builder, x: Value, w: Value, y: Value) -> Value:
         return b.where(b.greater(y, 0.0), product(b, x, w), 0.0)
@@ -444,3 +453,11 @@ def test_of_two_contractions_one_that_others_read_stays_apart() -> None:
 
     found = fused(make(function, (8, 24), (24, 64), (8, 32), (32, 64)))
     assert sorted(nodes.count("contract") for nodes in found) == [1, 1]
+
+
+def test_a_product_that_is_one_number_has_no_slices() -> None:
+    def function(b: Builder, x: Value, y: Value, scale: Value) -> tuple[Value, ...]:
+        made = b.contract(x, y, spec="k, k -> ")
+        return b.cast_to(b.cast_to(b.mul(made, scale), int64), float32), b.tanh(scale), made
+
+    assert fused(make(function, (8,), (8,), ()))[0] == ["contract"]

@@ -72,6 +72,19 @@ def test_operands_are_rounded_once_and_other_readers_see_the_rounded_value() -> 
     assert same_graph(found, wanted, origins=False), print_graph(found)
 
 
+def test_a_node_that_reads_a_rounded_value_twice_widens_it_once() -> None:
+    text = """
+  input %x: float32[3, 4] data
+  %0 = tanh(%x)
+  %1 = contract(%0, %0) {spec="m k, n k -> m n"}
+  %2 = mul(%0, %0)
+  output "y" = %1
+  output "z" = %2
+"""
+    found = stored(graph_of(text))
+    assert [n.op.name for n in found.nodes] == ["tanh", "flush_subnormal", "cast", "contract", "cast", "mul"]
+
+
 def test_both_forms_mean_the_same() -> None:
     rng = np.random.default_rng(0)
     graph = graph_of(CHAIN)
