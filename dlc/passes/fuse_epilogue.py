@@ -69,8 +69,9 @@ def _plan(state: Grouping, number: int, node: Node) -> bool:
         known = set(inside)
         open_values = [v for v in values if any(u not in known for u in state.uses.get(v, (OUTSIDE,)))]
         if open_values == [reader.outputs[0]]:
-            if any(state.graph.nodes[p] in state.group_of for p in inside):
+            found = [state.graph.nodes[p] for p in inside]
+            if any(reader in state.group_of or reader in state.planned for reader in found):
                 return False
-            state.planned.update((state.graph.nodes[p], number) for p in inside)
+            state.planned.update((reader, number) for reader in found)
             return node in state.planned
     return False

@@ -322,6 +322,16 @@ def test_result_with_other_readers_ends_the_epilogue() -> None:
     assert fused(make(function, (4, 8), (8, 6))) == [["contract", "add"], ["exp"]]
 
 
+def test_readers_of_two_products_that_meet_are_epilogue_of_one() -> None:
+    def function(b: Builder, x: Value, w: Value, z: Value, v: Value) -> Value:
+        first, second = product(b, x, w), product(b, z, v)
+        gate = b.tanh(first)
+        return b.add(b.mul(first, b.sigmoid(second)), b.mul(gate, second))
+
+    found = fused(make(function, (4, 8), (8, 16), (4, 8), (8, 16)))
+    assert [len(nodes) for nodes in sorted(found, key=len)] == [1, 6]
+
+
 def test_what_only_the_epilogue_reads_joins_it() -> None:
     def function(b: Builder, x: Value, w: Value, y: Value) -> Value:
         return b.where(b.greater(y, 0.0), product(b, x, w), 0.0)
