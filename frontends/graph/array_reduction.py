@@ -87,7 +87,13 @@ def var(b: Builder, x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = F
 
 def std(b: Builder, x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Value:
     """Return the standard deviation over ``axis``; see ``var``."""
-    return b.sqrt(var(b, x, axis, ddof, keepdims))
+    return _root(b, var(b, x, axis, ddof, keepdims))
+
+
+def _root(b: Builder, squares: Value) -> Value:
+    """Return the square root of a sum of squares; as in PyTorch, its gradient is 0 where all of them are 0."""
+    empty = b.equal(squares, 0.0)
+    return b.where(empty, squares, b.sqrt(b.where(empty, 1.0, squares)))
 
 
 def _arg(op: str, doc: str) -> Callable[..., Value]:
@@ -131,4 +137,4 @@ def norm(b: Builder, x: Any, axis: Axis = None, keepdims: bool = False) -> Value
     """Return the Euclidean norm over ``axis`` (None: of all elements)."""
     value = as_value(b, x)
     value = b.cast_to(value, float_dtype(value.type.dtype))
-    return b.sqrt(sum_(b, ew.square(b, value), axis, keepdims))
+    return _root(b, sum_(b, ew.square(b, value), axis, keepdims))

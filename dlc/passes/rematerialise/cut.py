@@ -12,7 +12,7 @@ from collections.abc import Callable
 import networkx
 
 from dlc.ir.graph import Node
-from dlc.passes.rematerialise.facts import Costs, Parts, frontiers
+from dlc.passes.rematerialise.facts import Costs, Parts, compared_nodes, frontiers
 
 SCALE = 1 << 20
 """Capacities are integers, so that a cut is exact; prices go down to one byte for a million steps."""
@@ -25,9 +25,10 @@ def nodes_to_repeat(parts: Parts, costs: Costs, price: float, heavy: bool, segme
     cuts = frontiers(parts, costs, segments)
     crossing = frozenset(v for _, values in cuts for v in values)
     last = set(parts.forward[cuts[-1][0] :]) if cuts else set()
+    compared = compared_nodes(parts, costs)
 
     def kept(node: Node) -> bool:
-        if any(v in crossing for v in node.outputs):
+        if node in compared or any(v in crossing for v in node.outputs):
             return True
         # The last segment's gradients come next: repeating its heavy work at once would save nothing.
         return costs.of(node).heavy and (not heavy or node in last)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from dlc.ir.graph import Graph, Node, Phase, Value, producers
-from dlc.ir.opdef import Trait
+from dlc.ir.opdef import Trait, find_op
 from dlc.passes.node_facts import NodeFacts, NodeKind, facts_of
 
 KERNEL_COST = 16
@@ -72,6 +72,28 @@ def gradients_to_store(parts: Parts) -> set[Value]:
             maker = parts.made_by[maker.inputs[0]]
         if not is_update(maker) and sum(v.type.nbytes for v in dict.fromkeys(maker.inputs)) > value.type.nbytes:
             found.add(value)
+    return found
+
+
+def compared_nodes(parts: Parts, costs: Costs) -> set[Node]:
+    """Return the nodes that later nodes compare for equality with what is made of them, as gradients of maxima do.
+
+    Pointwise work gives the same bits when it is done again. Reductions and contractions need not: other kernels do
+    them, in another order. So these are found, behind pointwise work.
+    """
+    equal = find_op("equal")
+    pending = [v for n in parts.later if n.op is equal for v in n.inputs if v.type.dtype.is_float]
+    seen: set[Node] = set()
+    found: set[Node] = set()
+    while pending:
+        maker = parts.made_by.get(pending.pop())
+        if maker is None or maker in seen:
+            continue
+        seen.add(maker)
+        if costs.kind(maker) in (NodeKind.FREE, NodeKind.POINTWISE):
+            pending += maker.inputs
+        else:
+            found.add(maker)
     return found
 
 

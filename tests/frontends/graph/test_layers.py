@@ -8,6 +8,7 @@ from dlc.errors import DlcError, GraphError
 from dlc.frontends.graph import nn
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
+from dlc.passes.autodiff import grad
 from tests.frontends.graph.graphs import random
 
 torch = pytest.importorskip("torch")
@@ -225,6 +226,29 @@ def test_recurrent_initial_states():
     wanted = flat(reference(torch.from_numpy(x), (torch.from_numpy(h), torch.from_numpy(c))))
     for position, tensor in enumerate(wanted):
         np.testing.assert_allclose(got[f"y{position}"], tensor.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+EDGES = {
+    "norm": (lambda x: dlc.norm(x, axis=1), lambda x: torch.linalg.vector_norm(x, dim=1)),
+    "std": (lambda x: dlc.std(x, axis=1), lambda x: torch.std(x, dim=1, correction=0)),
+    "relu": (dlc.relu, T.functional.relu),
+    "relu6": (dlc.relu6, T.functional.relu6),
+    "hardtanh": (dlc.hardtanh, T.functional.hardtanh),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_gradients_at_zero_and_at_bounds(name):
+    ours, reference = EDGES[name]
+    x = np.array([[0, 0, 0], [1, 1, 1], [-1, -1, -1], [6, 6, 6], [0, 1, 6], [-1, 3, 0.5]], np.float32)
+    with dlc.Graph("edges") as graph:
+        dlc.output("loss", dlc.sum(ours(dlc.input("x", x.shape)) * 2.0))
+    found = interpret(grad(graph.ir, of="loss", wrt=["x"]), {"x": x})
+    given = torch.from_numpy(x).requires_grad_()
+    loss = (reference(given) * 2.0).sum()
+    loss.backward()
+    np.testing.assert_allclose(found["loss"], loss.item(), rtol=1e-6)
+    np.testing.assert_allclose(found["grad_x"], given.grad.numpy(), rtol=1e-5, atol=1e-6)
 
 
 INITIAL = [

@@ -325,7 +325,8 @@ def test_result_with_other_readers_ends_the_epilogue() -> None:
 def test_readers_of_two_products_that_meet_are_epilogue_of_one() -> None:
     def function(b: Builder, x: Value, w: Value, z: Value, v: Value) -> Value:
         first, second = product(b, x, w), product(b, z, v)
-        return b.add(b.mul(first, b.sigmoid(second)), b.mul(b.tanh(first), second))
+        gate = b.tanh(first)
+        return b.add(b.mul(first, b.sigmoid(second)), b.mul(gate, second))
 
     found = fused(make(function, (4, 8), (8, 16), (4, 8), (8, 16)))
     assert [len(nodes) for nodes in sorted(found, key=len)] == [1, 6]

@@ -45,6 +45,20 @@ def test_what_is_kept_is_read_through_a_barrier():
     assert_becomes(lambda g: at(price=1 / 6)(g) if len(g.nodes) == len(graph.nodes) else g, BEFORE, after)
 
 
+def test_reductions_behind_what_gradients_compare_are_kept():
+    """The gradient of a maximum looks for the element that equals it: sums in another order would hide that."""
+    graph = graph_of(
+        "input %x: float32[64, 64] data\n"
+        'input %w: float32[64, 64] parameter trainable replaced_by "w:next"\n'
+        "%0 = mul(%x, %w)\n%1 = reduce_sum(%0) {axes=(1,)}\n%2 = broadcast(%1) {dims=(0,), shape=(64, 64)}\n"
+        "%3 = sub(%0, %2)\n%4 = reduce_max(%3) {axes=(1,)}\n%5 = reduce_sum(%4) {axes=(0,)}\n"
+        "%6 = broadcast(%4) {dims=(0,), shape=(64, 64)}\n%7 = equal(%3, %6)\n%8 = cast(%7) {dtype=float32}\n"
+        '%9 = sub(%w, %8)\noutput "loss" = %5\noutput "w:next" = %9'
+    )
+    again = nodes_to_repeat(parts_of(graph), Costs(), 0.0, heavy=True, segments=1)
+    assert [n.op.name for n in graph.nodes if n in again] == ["mul", "broadcast", "sub"]
+
+
 def test_nothing_changes_where_work_is_dear_or_nothing_is_read_later():
     dear, plain = graph_of(BEFORE), graph_of(FORWARD + 'output "loss" = %3\noutput "w:next" = %w')
     assert at(price=1)(dear) is dear
