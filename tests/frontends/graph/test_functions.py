@@ -81,6 +81,8 @@ BINARY = [
     ("bitwise_and", I, J),
     ("left_shift", np.abs(I), np.abs(J)),
     ("logaddexp", A, B),
+    ("logaddexp", np.array([3, 200], np.uint8), np.array([5, 3], np.uint8)),
+    ("logaddexp", np.array([np.inf, -np.inf, np.inf, 1]), np.array([np.inf, -np.inf, -np.inf, -np.inf])),
     ("add", I, J),
     ("divide", I, J),
     ("floor_divide", I, J),
