@@ -64,7 +64,7 @@ def relu6(b: Builder, x: Any) -> Value:
 
 def hardtanh(b: Builder, x: Any, min_val: float = -1.0, max_val: float = 1.0) -> Value:
     """Limit ``x`` to [``min_val``, ``max_val``]."""
-    return b.clamp(floating(b, x), low=float(min_val), high=float(max_val))
+    return b.hard_tanh(floating(b, x), low=float(min_val), high=float(max_val))
 
 
 def leaky_relu(b: Builder, x: Any, negative_slope: float = 0.01) -> Value:

@@ -360,7 +360,7 @@ def export_softplus(w: Writer, node: Node) -> str:
     return w.node("Softplus", [w.name(node.inputs[0])])
 
 
-@exports("clamp")
+@exports("clamp", "hard_tanh")
 def export_clamp(w: Writer, node: Node) -> str:
     """Clipping."""
     dtype = node.inputs[0].type.dtype

@@ -6,6 +6,7 @@ import pytest
 import dlc.frontends.graph as dlc
 from dlc.errors import DlcError, GraphError
 from dlc.frontends.graph import nn
+from dlc.gradients import grad
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
 from tests.frontends.graph.graphs import random
@@ -136,6 +137,16 @@ def test_forward(name, arguments, options, x):
         array = got[f"y{position}"]
         assert array.shape == tuple(tensor.shape) and array.dtype == np.float32
         np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["ReLU", "ReLU6", "Hardtanh", "Hardsigmoid", "Hardswish", "LeakyReLU", "ELU", "SELU"])
+def test_gradients_where_slopes_change(name):
+    x = np.array([-7, -3, -1, -0.5, 0, 0.5, 1, 3, 6, 7], np.float32)
+    graph = build(lambda t: dlc.sum(getattr(nn, name)()(t)), x)
+    got = interpret(grad(graph, of="y0", wrt=["x0"]), {"x0": x})["grad_x0"]
+    tensor = torch.tensor(x, requires_grad=True)
+    getattr(T, name)()(tensor).sum().backward()
+    np.testing.assert_allclose(got, tensor.grad.numpy(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name, x", [("BatchNorm1d", TABLE), ("BatchNorm1d", SEQUENCE), ("BatchNorm2d", IMAGE)])
