@@ -174,6 +174,18 @@ def test_embedding():
         build(nn.Embedding(10, 4), random(2, 3))
 
 
+@pytest.mark.parametrize("padding", [3, -1, None])
+def test_embedding_does_not_train_its_padding(padding):
+    ids = np.array([[0, 3, 9], [3, 9, 2]])
+    reference = T.Embedding(10, 4, padding_idx=padding)
+    weights = torch.arange(24.0).reshape(2, 3, 4)
+    (reference(torch.from_numpy(ids)) * weights).sum().backward()
+    layer = nn.Embedding(10, 4, padding_idx=padding)
+    graph = build(lambda t: dlc.sum(layer(t) * weights.numpy()), ids)
+    got = interpret(grad(graph, of="y0", wrt=["embedding.weight"]), {"x0": ids})["grad_embedding.weight"]
+    np.testing.assert_allclose(got, reference.weight.grad.numpy())
+
+
 @pytest.mark.parametrize("mask", ["none", "causal", "padding", "bool", "float", "bool and padding", "per head"])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_multi_head_attention(mask, batch_first):
