@@ -80,6 +80,8 @@ BINARY = [
     ("logical_xor", BOOL, BOOL),
     ("bitwise_and", I, J),
     ("left_shift", np.abs(I), np.abs(J)),
+    ("left_shift", I, J * 9),
+    ("right_shift", I, J * 9),
     ("logaddexp", A, B),
     ("logaddexp", np.array([3, 200], np.uint8), np.array([5, 3], np.uint8)),
     ("logaddexp", np.array([np.inf, -np.inf, np.inf, 1]), np.array([np.inf, -np.inf, -np.inf, -np.inf])),
