@@ -224,6 +224,8 @@ def test_creation():
 def test_scatter_add_adds_repeated_indices():
     wanted = A.copy()
     np.add.at(wanted, np.array([1, 1, 0]), np.ones((3, 3, 4), np.float32))
+    check(run(lambda t: dlc.arange(np.float32(2), step=np.float64(0.5)), A), np.arange(0, 2, 0.5, np.float32))
+    check(run(lambda t: dlc.arange(np.int8(5)), A), np.arange(5))
     check(run(lambda t: dlc.scatter_add(t, np.array([1, 1, 0]), np.ones((3, 3, 4), np.float32)), A), wanted)
 
 
