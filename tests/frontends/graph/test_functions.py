@@ -178,6 +178,8 @@ SHAPES = [
     ("tile", lambda d, x: d.tile(x, (2, 1, 3))),
     ("tile more", lambda d, x: d.tile(x, (2, 1, 1, 1))),
     ("repeat", lambda d, x: d.repeat(x, 3, axis=1)),
+    ("split beyond", lambda d, x: d.concatenate(d.split(x, [-2, 9], axis=2)[:2], axis=1)),
+    ("split backwards", lambda d, x: d.split(x, np.array([2, 1]), axis=2)[1]),
     ("repeat flat", lambda d, x: d.repeat(x, 2)),
     ("pad", lambda d, x: d.pad(x, ((1, 0), (0, 2), (3, 3)))),
     ("pad value", lambda d, x: d.pad(x, 1, constant_values=7)),
