@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dlc import config
-from dlc.cli.common import json_option, model_options, parse_shapes, precision_option
+from dlc.cli.common import FiniteRange, json_option, model_options, parse_shapes, precision_option
 from dlc.cli.contenders import PEERS, find_contender
 from dlc.cli.measure import run_benchmark
 from dlc.cli.output import say, size_text, table, write_json
@@ -30,7 +30,7 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 @precision_option
 @click.option("--vs", "peer", metavar="PEER", help=f"Also measure a peer in alternating rounds: {', '.join(PEERS)}.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds per contender.")
-@click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Length of a round.")
+@click.option("--seconds", type=FiniteRange(0.01), default=1.0, show_default=True, help="Length of a round.")
 @json_option
 def command(
     model: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,16 @@ class OutputPath(click.Path):
         return path
 
 
+class FiniteRange(click.FloatRange):
+    """A range of numbers; NaN, which is in every range, and infinity are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return number
+
+
 precision_option = click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -71,7 +82,7 @@ inputs_option = click.option(
 )
 tolerance_option = click.option(
     "--tolerance",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=1e-4,
     show_default=True,
     help="Largest difference allowed, relative to an output's largest value.",

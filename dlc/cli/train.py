@@ -10,7 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
-from dlc.cli.common import OutputPath
+from dlc.cli.common import FiniteRange, OutputPath
 from dlc.cli.output import note, say, size_text, working
 from dlc.driver.report import CompileReport
 from dlc.facade import compile as compile_model
@@ -70,7 +70,7 @@ def arena_text(report: CompileReport) -> str:
 @click.option(
     "--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", show_default=True, help="Update rule."
 )
-@click.option("--lr", "rate", type=click.FloatRange(0), default=2e-3, show_default=True, help="Learning rate.")
+@click.option("--lr", "rate", type=FiniteRange(0), default=2e-3, show_default=True, help="Learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of weights, split and order.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a step (default: all processors).")
 @click.option(

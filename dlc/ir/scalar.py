@@ -123,14 +123,6 @@ def _power(x: Any, y: Any) -> Any:
     return np.power(x, y)
 
 
-def _shift_left(x: Any, y: Any) -> Any:
-    return np.where(y < np.asarray(x).dtype.itemsize * 8, np.left_shift(x, y), 0).astype(np.asarray(x).dtype)
-
-
-def _shift_right(x: Any, y: Any) -> Any:
-    return np.where(y < np.asarray(x).dtype.itemsize * 8, np.right_shift(x, y), 0).astype(np.asarray(x).dtype)
-
-
 def _round(x: Any) -> Any:
     return np.rint(x).astype(np.asarray(x).dtype)
 
@@ -201,8 +193,8 @@ _TABLE = [
     ("bit_or", 2, "same", _BITS, np.bitwise_or),
     ("bit_xor", 2, "same", _BITS, np.bitwise_xor),
     ("bit_not", 1, "same", _BITS, np.invert),
-    ("shift_left", 2, "same", _INTEGER, _shift_left),
-    ("shift_right", 2, "same", _INTEGER, _shift_right),
+    ("shift_left", 2, "same", _INTEGER, np.left_shift),
+    ("shift_right", 2, "same", _INTEGER, np.right_shift),
 ]
 
 SCALAR_OPS: Mapping[str, ScalarOp] = {

@@ -193,10 +193,11 @@ def log10(b: Builder, x: Any) -> Value:
 
 
 def logaddexp(b: Builder, x: Any, y: Any) -> Value:
-    """Return ``log(exp(x) + exp(y))`` without overflow."""
-    x, y = same_dtype(b, (x, y))
-    largest = maximum(b, x, y)
-    return add(b, largest, log1p(b, exp(b, negative(b, absolute(b, subtract(b, x, y))))))
+    """Return ``log(exp(x) + exp(y))`` without overflow; of integers, in floating point."""
+    operands = same_kind(b, x, y)
+    x, y = same_dtype(b, operands, float_dtype(result_dtype(operands)))
+    difference = where(b, equal(b, x, y), 0.0, subtract(b, x, y))  # equal infinities differ by 0, not by NaN
+    return add(b, maximum(b, x, y), log1p(b, exp(b, negative(b, absolute(b, difference)))))
 
 
 def where(b: Builder, condition: Any, x: Any, y: Any) -> Value:

@@ -12,7 +12,7 @@ from dlc.frontends.graph.promotion import as_value, float_dtype, normalize_axes,
 from dlc.ir.builder import Builder
 from dlc.ir.dims import Dim
 from dlc.ir.graph import Value
-from dlc.ir.types import DType, as_dtype, bool_, int64, uint64
+from dlc.ir.types import DType, as_dtype, bool_, int64, uint8, uint64
 
 Axis = int | tuple[int, ...] | list[int] | None
 
@@ -82,7 +82,9 @@ def var(b: Builder, x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = F
     value = value if value.type.dtype.is_float else ew.astype(b, value, as_dtype("float64"))
     axes = normalize_axes(axis, value.type.rank)
     deviation = ew.subtract(b, value, mean(b, value, axes, keepdims=True))
-    return divide_by_dim(b, sum_(b, ew.square(b, deviation), axes, keepdims), _count(value, axes) - ddof)
+    freedom = _count(value, axes) - ddof
+    freedom = max(freedom, 0) if isinstance(freedom, int) else freedom  # as NumPy: none left divides by 0
+    return divide_by_dim(b, sum_(b, ew.square(b, deviation), axes, keepdims), freedom)
 
 
 def std(b: Builder, x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Value:
@@ -99,6 +101,7 @@ def _root(b: Builder, squares: Value) -> Value:
 def _arg(op: str, doc: str) -> Callable[..., Value]:
     def function(b: Builder, x: Any, axis: int | None = None, keepdims: bool = False) -> Value:
         value = as_value(b, x)
+        value = b.cast_to(value, uint8) if value.type.dtype is bool_ else value
         if axis is None:
             flat = b.reshape_to(value, (value.type.size,))
             result = b.call(op, flat, axis=0, keepdims=False)

@@ -222,7 +222,15 @@ def split(b: Builder, x: Any, indices_or_sections: Any, axis: int = 0) -> tuple[
         bounds: list[Dim] = [part * i for i in range(sections + 1)]
     else:
         bounds = [0, *indices_or_sections, extent]
-    return tuple(slice_axis(b, value, axis, low, high) for low, high in pairwise(bounds))
+    return tuple(slice_axis(b, value, axis, *_clamped(low, high, extent)) for low, high in pairwise(bounds))
+
+
+def _clamped(low: Dim, high: Dim, extent: Dim) -> tuple[Dim, Dim]:
+    """Return the bounds of ``[low:high]`` as Python takes them: from the end if negative, and inside ``extent``."""
+    if any(isinstance(d, SymbolicDim) for d in (low, high, extent)):
+        return low, high
+    first, last, _ = slice(low, high).indices(extent)  # type: ignore[arg-type]
+    return first, max(first, last)
 
 
 def slice_axis(b: Builder, value: Value, axis: int, start: Dim, limit: Dim, stride: int = 1) -> Value:

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from dlc.frontends.graph import array_elementwise as ew
 from dlc.frontends.graph import array_index, array_linear, array_shape, neural
 from dlc.frontends.graph import array_reduction as red
@@ -230,13 +232,10 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Te
 
     Integers are int64, floats of the graph's dtype, unless ``dtype`` is given.
     """
-    if dtype is None and _has_float(start, stop, step):
+    numbers = [n.item() if isinstance(n, np.generic) else n for n in (start, stop, step)]
+    if dtype is None and float in {type(n) for n in numbers}:
         dtype = active_graph("arange").dtype
-    return emit(array_shape.arange, start, stop, step, dtype)
-
-
-def _has_float(*numbers: Any) -> bool:
-    return float in {type(n) for n in numbers}
+    return emit(array_shape.arange, *numbers, dtype)
 
 
 def iota(shape: Any, axis: int = 0, dtype: Any = "int64") -> Tensor:

@@ -133,7 +133,7 @@ class Linear(Module):
 class Embedding(Module):
     """Rows of a table (num_embeddings, embedding_dim), drawn from the normal distribution, at integer indices.
 
-    The row ``padding_idx`` starts as zeros.
+    The row ``padding_idx`` starts as zeros and is not trained.
     """
 
     weight: Any
@@ -156,7 +156,7 @@ class Embedding(Module):
         self.weight = Parameter(make, (num_embeddings, embedding_dim), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.embedding(x, self.weight)
+        return F.embedding(x, self.weight, self.padding_idx)
 
 
 # -- convolution --------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class CrossEntropy:
 
     def _of_indices(self, b: Builder, logits: Value, labels: Value, axis: int) -> Result:
         dtype = logits.type.dtype
-        predicted = b.cast_to(b.argmax(logits, axis=axis, keepdims=False), labels.type.dtype)
+        predicted, labels = b.argmax(logits, axis=axis, keepdims=False), b.cast_to(labels, int64)
         hits = b.cast_to(b.equal(predicted, labels), dtype)
         loss = self._emit(b, logits, labels, axis)
         if self.ignore_index is None:

@@ -482,9 +482,13 @@ def attention_weights(b: Builder, query: Any, key: Any, mask: Any, is_causal: bo
     return b.softmax(scores, axis=rank - 1)
 
 
-def embedding(b: Builder, indices: Any, weight: Any) -> Value:
-    """Return the rows of ``weight`` (count, features) at integer ``indices``."""
+def embedding(b: Builder, indices: Any, weight: Any, padding_idx: int | None = None) -> Value:
+    """Return the rows of ``weight`` (count, features) at integer ``indices``; no gradient reaches ``padding_idx``."""
     picks, table = as_value(b, indices), as_value(b, weight)
     if not picks.type.dtype.is_integer:
         raise TypeRuleError(f"an embedding takes integer indices, got {picks.type}; cast with astype('int64')")
-    return b.gather(table, picks, axis=0)
+    rows = b.gather(table, picks, axis=0)
+    if padding_idx is None:
+        return rows
+    padding = b.equal(picks, as_value(b, padding_idx, picks.type.dtype))
+    return b.where(b.reshape_to(padding, (*picks.type.shape, 1)), b.stop_gradient(rows), rows)

@@ -167,8 +167,14 @@ class Tensor:
     def __lshift__(self, other: Any) -> Tensor:
         return emit(ew.left_shift, self, other)
 
+    def __rlshift__(self, other: Any) -> Tensor:
+        return emit(ew.left_shift, other, self)
+
     def __rshift__(self, other: Any) -> Tensor:
         return emit(ew.right_shift, self, other)
+
+    def __rrshift__(self, other: Any) -> Tensor:
+        return emit(ew.right_shift, other, self)
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
         return emit(ew.equal, self, other)

@@ -49,6 +49,13 @@ def test_shapes_that_do_not_fit_are_usage(dlc, linear):
         failed(dlc("info", linear, "--shape", text), 2, word)
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_numbers_that_bound_nothing_are_usage(dlc, number):
+    for command, option in (("compare", "--tolerance"), ("bisect", "--tolerance"), ("bench", "--seconds")):
+        failed(dlc(command, "mlp", option, number), 2, option, number)
+    failed(dlc("train", "--lr", number), 2, "--lr", number)
+
+
 def test_inputs_that_do_not_fit(dlc, linear, tmp_path):
     good = np.zeros((1, 4), np.float32)
     cases = {

@@ -334,6 +334,18 @@ def test_losses(loss, shape, target, formula):
         assert step.metrics["peak"] == y.max()
 
 
+def test_accuracy_of_classes_in_bytes():
+    """Neither the class that -100 wraps to nor the one that 299 wraps to is mistaken for another."""
+    with g.Graph("b") as graph:
+        g.output("logits", g.input("x", (3, 300)) * g.parameter("scale", 1.0))
+        g.input("label", (3,), "uint8", role="target")
+    x = np.zeros((3, 300), np.float32)
+    x[range(3), [156, 299, 7]] = 1
+    step = make(graph, losses.cross_entropy("logits", "label"))
+    step.run({"x": x, "label": np.array([156, 299 - 256, 7], np.uint8)})
+    assert step.metrics["accuracy"] == pytest.approx(2 / 3)
+
+
 def test_accuracy_of_binary_targets_and_sequences():
     with g.Graph("b") as graph:
         x = g.input("x", (2, 3, 5))

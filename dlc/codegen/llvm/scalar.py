@@ -262,15 +262,11 @@ def _shift(left: bool) -> Emit:
     def emit(s: FunctionState, args: list[str], dtype: DType, lanes: int) -> str:
         kind = register_type(dtype, lanes)
         inside = s.op(f"icmp ult {kind} {args[1]}, {int_constant(dtype.bits, kind)}")
-        amount = select(s, inside, kind, lanes, args[1], int_constant(0, kind))
         op = "shl" if left else "ashr" if dtype.kind == "int" else "lshr"
+        most = dtype.bits - 1 if op == "ashr" else 0  # as NumPy: all bits out leave the sign, or 0
+        amount = select(s, inside, kind, lanes, args[1], int_constant(most, kind))
         shifted = s.op(f"{op} {kind} {args[0]}, {amount}")
-        beyond = int_constant(0, kind)
-        if op == "ashr":  # as NumPy: a negative amount leaves the sign
-            negative = s.op(f"icmp slt {kind} {args[1]}, {beyond}")
-            sign = s.op(f"ashr {kind} {args[0]}, {int_constant(dtype.bits - 1, kind)}")
-            beyond = select(s, negative, kind, lanes, sign, beyond)
-        return select(s, inside, kind, lanes, shifted, beyond)
+        return shifted if op == "ashr" else select(s, inside, kind, lanes, shifted, int_constant(0, kind))
 
     return emit
 

@@ -7,9 +7,9 @@ and to be read. One of a part is found in cache. Against that stand further step
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from dlc.ir.graph import Graph, Node, Value
 from dlc.passes.batch.rows import Rows
@@ -84,10 +84,10 @@ class _Choice:
         most, first = GAIN * arithmetic, 0
         while first < len(self.far):
             begin, end, saved = self._begin(self.far[first]), 0, 0.0
-            inside = set(self._from(begin))
+            walk = self._walk(begin)
             for number in range(first, len(self.far)):
                 node = self.far[number]
-                if node not in inside:
+                if not next(fits for passed, fits in walk if passed is node):
                     break
                 first = number
                 saved += self._saved(node)
@@ -103,7 +103,7 @@ class _Choice:
         begin, end = found
         after = bisect_right(self.positions, end)
         limit = self.positions[after] if after < len(self.positions) else len(self.order)
-        nodes = tuple(node for node in self._from(begin) if self.order[node] < limit)
+        nodes = tuple(node for node, fits in islice(self._walk(begin), limit - begin) if fits)
         return Stretch(nodes, self.extent, self.part)
 
     def _fits(self, node: Node, rows: Rows) -> bool:
@@ -124,21 +124,22 @@ class _Choice:
         """Return where a stretch for ``node`` begins: what comes before all heavy nodes goes with the first."""
         return 0 if node is self.heavy[0] else self.order[node]
 
-    def _from(self, begin: int) -> list[Node]:
-        """Return the nodes from ``begin`` on that do to parts of their operands what they do to all of them.
+    def _walk(self, begin: int) -> Iterator[tuple[Node, bool]]:
+        """Yield each node from ``begin`` on, and whether it does to parts of its operands what it does to all of them.
 
-        Nodes that need what only others make of those are left out.
+        Nodes that need what only others make of those do not. Who needs few nodes must not pay for all.
         """
-        found: list[Node] = []
         inside, beyond = set[Value](), set[Value]()
-        for node in self.graph.nodes[begin:]:
+        for place in range(begin, len(self.graph.nodes)):
+            node = self.graph.nodes[place]
             fits = node in self.fitting and not any(v in beyond for v in node.inputs)
             if fits and not any(v in inside and k not in self.rows[node].sliced for k, v in enumerate(node.inputs)):
-                found.append(node)
                 inside.update(node.outputs)
-            elif any(v in inside or v in beyond for v in node.inputs):
+                yield node, True
+                continue
+            if any(v in inside or v in beyond for v in node.inputs):
                 beyond.update(node.outputs)
-        return found
+            yield node, False
 
     def _saved(self, node: Node) -> float:
         """Return the cycles that a node and the reader of its result wait less for memory."""

@@ -80,7 +80,11 @@ BINARY = [
     ("logical_xor", BOOL, BOOL),
     ("bitwise_and", I, J),
     ("left_shift", np.abs(I), np.abs(J)),
+    ("left_shift", I, J * 9),
+    ("right_shift", I, J * 9),
     ("logaddexp", A, B),
+    ("logaddexp", np.array([3, 200], np.uint8), np.array([5, 3], np.uint8)),
+    ("logaddexp", np.array([np.inf, -np.inf, np.inf, 1]), np.array([np.inf, -np.inf, -np.inf, -np.inf])),
     ("add", I, J),
     ("divide", I, J),
     ("floor_divide", I, J),
@@ -125,6 +129,11 @@ def test_python_scalars_are_weak(name, x, scalar):
         check(run(lambda t: getattr(dlc, name)(scalar, t), x), np.asarray(getattr(np, name)(scalar, x)))
 
 
+def test_operators_take_numbers_on_either_side():
+    for apply in (lambda t: 2 << abs(t), lambda t: -1000 >> abs(t), lambda t: t >> 1, lambda t: 7 % t, lambda t: 2 ^ t):
+        check(run(apply, J), apply(J))
+
+
 @pytest.mark.parametrize("axis", [None, 0, -1, (0, 2), (1, -1)])
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "prod", "var", "std", "any", "all"])
@@ -140,8 +149,11 @@ def test_reductions(name, axis, keepdims):
 
 def test_more_reductions():
     check(run(lambda t: t.var(axis=1, ddof=1), A), A.var(axis=1, ddof=1))
+    with pytest.warns(RuntimeWarning):
+        check(run(lambda t: t.var(axis=1, ddof=3), A[:, :2]), A[:, :2].var(axis=1, ddof=3))
     for axis in (None, 0, -1):
         check(run(partial(dlc.argmax, axis=axis), A), np.asarray(np.argmax(A, axis)))
+        check(run(partial(dlc.argmin, axis=axis), BOOL), np.asarray(np.argmin(BOOL, axis)))
         check(run(partial(dlc.argmin, axis=axis), A), np.asarray(np.argmin(A, axis)))
         check(run(partial(dlc.cumsum, axis=axis), A), np.cumsum(A, axis))
     check(run(lambda t: dlc.argmax(t, 1, keepdims=True), A), np.argmax(A, 1, keepdims=True))
@@ -166,6 +178,8 @@ SHAPES = [
     ("concatenate flat", lambda d, x: d.concatenate([x, x[0]], axis=None)),
     ("stack", lambda d, x: d.stack([x, x + 1], axis=-1)),
     ("split", lambda d, x: d.split(x, 2, axis=-1)[1]),
+    ("split beyond", lambda d, x: d.concatenate(d.split(x, [-2, 9], axis=2)[:2], axis=1)),
+    ("split backwards", lambda d, x: d.split(x, np.array([2, 1]), axis=2)[1]),
     ("split at", lambda d, x: d.split(x, [1, 3], axis=2)[1]),
     ("flip", lambda d, x: d.flip(x, 1)),
     ("flip all", lambda d, x: d.flip(x)),
@@ -210,6 +224,8 @@ def test_creation():
     check(run(lambda t: dlc.zeros((2, 3)) + t, A[0, 0, :3]), np.zeros((2, 3), np.float32) + A[0, 0, :3])
     check(run(lambda t: dlc.arange(2, 11, 3), A), np.arange(2, 11, 3))
     check(run(lambda t: dlc.arange(0.0, 1.0, 0.25), A), np.arange(0.0, 1.0, 0.25, dtype=np.float32))
+    check(run(lambda t: dlc.arange(np.float32(2), step=np.float64(0.5)), A), np.arange(0, 2, 0.5, np.float32))
+    check(run(lambda t: dlc.arange(np.int8(5)), A), np.arange(5))
     check(run(lambda t: dlc.eye(3, 4, 1), A), np.eye(3, 4, 1, dtype=np.float32))
     check(run(lambda t: dlc.iota((2, 3), 1), A), np.broadcast_to(np.arange(3), (2, 3)))
     check(run(lambda t: dlc.full((2,), 5, "int8"), A), np.full(2, 5, np.int8))

@@ -6,6 +6,7 @@ import pytest
 import dlc.frontends.graph as dlc
 from dlc.errors import DlcError, GraphError
 from dlc.frontends.graph import nn
+from dlc.gradients import grad
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
 from dlc.passes.autodiff import grad
@@ -139,6 +140,16 @@ def test_forward(name, arguments, options, x):
         np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["ReLU", "ReLU6", "Hardtanh", "Hardsigmoid", "Hardswish", "LeakyReLU", "ELU", "SELU"])
+def test_gradients_where_slopes_change(name):
+    x = np.array([-7, -3, -1, -0.5, 0, 0.5, 1, 3, 6, 7], np.float32)
+    graph = build(lambda t: dlc.sum(getattr(nn, name)()(t)), x)
+    got = interpret(grad(graph, of="y0", wrt=["x0"]), {"x0": x})["grad_x0"]
+    tensor = torch.tensor(x, requires_grad=True)
+    getattr(T, name)()(tensor).sum().backward()
+    np.testing.assert_allclose(got, tensor.grad.numpy(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("name, x", [("BatchNorm1d", TABLE), ("BatchNorm1d", SEQUENCE), ("BatchNorm2d", IMAGE)])
 def test_batch_norm_in_training(name, x):
     reference = perturbed(getattr(T, name)(6, momentum=0.3)).train()
@@ -162,6 +173,18 @@ def test_embedding():
     np.testing.assert_array_equal(interpret(graph.ir, {"x0": ids})["y0"], wanted)
     with pytest.raises(DlcError, match="integer"):
         build(nn.Embedding(10, 4), random(2, 3))
+
+
+@pytest.mark.parametrize("padding", [3, -1, None])
+def test_embedding_does_not_train_its_padding(padding):
+    ids = np.array([[0, 3, 9], [3, 9, 2]])
+    reference = T.Embedding(10, 4, padding_idx=padding)
+    weights = torch.arange(24.0).reshape(2, 3, 4)
+    (reference(torch.from_numpy(ids)) * weights).sum().backward()
+    layer = nn.Embedding(10, 4, padding_idx=padding)
+    graph = build(lambda t: dlc.sum(layer(t) * weights.numpy()), ids)
+    got = interpret(grad(graph, of="y0", wrt=["embedding.weight"]), {"x0": ids})["grad_embedding.weight"]
+    np.testing.assert_allclose(got, reference.weight.grad.numpy())
 
 
 @pytest.mark.parametrize("mask", ["none", "causal", "padding", "bool", "float", "bool and padding", "per head"])

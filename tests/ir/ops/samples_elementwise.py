@@ -46,10 +46,11 @@ def scalar(name: str, draw: Draw) -> Iterator[Sample]:
             yield Sample(name, (small,), differentiable=())
     if "int" in entry.domain:
         for dtype in (np.int32, np.int64, np.uint8, np.int8):
-            low = 0 if dtype is np.uint8 or name in _SHIFTS else -100
+            low = 0 if dtype is np.uint8 else -100
             arrays = [draw.integers(low, 100, 5, 7, dtype=dtype) for _ in range(entry.arity)]
             if name in _SHIFTS:
                 arrays[1] = draw.integers(0, 9, 5, 7, dtype=dtype)
+                arrays[1][0] = low, 31, 32, 63, 64, 99, 1  # all bits go out, the sign stays
             if name == "pow":
                 arrays = [draw.integers(max(low, -3), 4, 5, 7, dtype=dtype), draw.integers(0, 4, 5, 7, dtype=dtype)]
             yield Sample(name, tuple(arrays))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from dlc.ir.graph import Graph
 from dlc.passes.batch.rows import Rows
-from dlc.passes.batch.stretch import Machine, Stretch, choose_stretch
+from dlc.passes.batch.stretch import Machine, Stretch, _Choice, choose_stretch
 from tests.passes.pass_text import graph_of
 
 MACHINE = Machine(cache_bytes=40_000, near=20.0, far=8.0, operations=64.0, step=100.0)
@@ -61,3 +63,24 @@ def test_a_stretch_ends_where_images_are_mixed():
 def test_a_stretch_leaves_out_what_needs_others():
     beside = "%r = reverse(%3) {axes=(0,)}\n%4 = add(%3, %r)\n"
     assert names(chosen(chain(beside))) == ["contract", "tanh", "contract", "tanh"]
+
+
+@pytest.mark.parametrize(
+    ("between", "step"), [("tanh(%x)", 1e6), ("reverse(%x) {axes=(0,)}", 100.0)], ids=["not worth it", "nodes that mix"]
+)
+def test_long_graphs_are_walked_about_once(monkeypatch, between, step):
+    lines = "input %x: float32[8, 22, 22, 8] data\ninput %w: float32[1, 1, 8] data\n"
+    last = "x"
+    for k in range(0, 200, 2):
+        lines += f"%{k} = contract(%{last}, %w) {CONV}\n%{k + 1} = {between.replace('%x', f'%{k}')}\n"
+        last = str(k + 1)
+    walk, visits = _Choice._walk, []
+
+    def counted(self, begin):
+        for pair in walk(self, begin):
+            visits.append(pair)
+            yield pair
+
+    monkeypatch.setattr(_Choice, "_walk", counted)
+    chosen(graph_of(f'{lines}output "y" = %{last}'), replace(MACHINE, step=step))
+    assert 100 <= len(visits) < 500
