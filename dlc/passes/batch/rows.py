@@ -24,6 +24,7 @@ class Rows:
 
     def __init__(self, node: Node) -> None:
         self.extent, self.sliced, self.operations = 0, frozenset[int](), 0
+        self._found: dict[int, Attributes | None] = {}
         if node.op.compute is None or len(node.outputs) != 1 or not node.outputs[0].type.shape:
             return
         compute = node.op.compute(node.input_types, node.output_types, node.attributes)
@@ -37,20 +38,26 @@ class Rows:
 
     def attributes_for(self, node: Node, count: int) -> Attributes | None:
         """Return the attributes with which ``node`` does the same to ``count`` rows; None if there are none."""
-        types = tuple(first_rows(v.type, count) if k in self.sliced else v.type for k, v in enumerate(node.inputs))
-        made = (first_rows(node.outputs[0].type, count),)
-        # What has a number for every dimension, the number of rows for the first (a shape, limits), gets the new one.
-        rank = len(made[0].shape)
-        stated = {n: a for n, a in node.attributes.items() if isinstance(a, tuple) and len(a) == rank}
-        changed = {n: (count, *a[1:]) for n, a in stated.items() if a[0] == self.extent}
-        attributes = node.attributes.updated(**changed)
+        if count not in self._found:
+            types = tuple(first_rows(v.type, count) if k in self.sliced else v.type for k, v in enumerate(node.inputs))
+            made = first_rows(node.outputs[0].type, count)
+            candidates = (node.attributes, self._restated(node.attributes, len(made.shape), count))
+            self._found[count] = next((a for a in candidates if self._same(node, types, made, a)), None)
+        return self._found[count]
+
+    def _restated(self, attributes: Attributes, rank: int, count: int) -> Attributes:
+        """Give what has a number for every dimension, that of rows for the first (a shape, limits), the new one."""
+        stated = {n: a for n, a in attributes.items() if isinstance(a, tuple) and len(a) == rank}
+        return attributes.updated(**{n: (count, *a[1:]) for n, a in stated.items() if a[0] == self.extent})
+
+    def _same(self, node: Node, types: tuple[TensorType, ...], made: TensorType, attributes: Attributes) -> bool:
+        """Tell whether ``node`` with other operands and attributes has a result of that type, made in the same way."""
         try:
-            if node.op.infer(types, attributes) != made or node.op.compute is None:
-                return None
+            if node.op.compute is None or node.op.infer(types, attributes) != (made,):
+                return False
         except TypeRuleError:
-            return None
-        form = _index_form(node.op.compute(types, made, attributes), self.extent)
-        return attributes if form == self.form else None
+            return False
+        return _index_form(node.op.compute(types, (made,), attributes), self.extent) == self.form
 
 
 def first_rows(type_: TensorType, count: int) -> TensorType:

@@ -9,7 +9,6 @@ from dlc.frontends.graph import nn
 from dlc.gradients import grad
 from dlc.ir.interpret import interpret
 from dlc.ir.opdef import Mode
-from dlc.passes.autodiff import grad
 from tests.frontends.graph.graphs import random
 
 torch = pytest.importorskip("torch")

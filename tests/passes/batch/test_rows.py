@@ -38,6 +38,12 @@ def test_a_part_of_the_rows_is_made_in_the_same_way(line, sliced, operations, co
         assert attributes["shape"][0] == count
 
 
+def test_axes_that_look_like_a_shape_stay():
+    node = graph_of('input %x: float32[2, 5, 4, 4] data\n%0 = reduce_sum(%x) {axes=(2, 3)}\noutput "y" = %0').nodes[0]
+    attributes = Rows(node).attributes_for(node, 1)
+    assert attributes is not None and attributes["axes"] == (2, 3)
+
+
 @pytest.mark.parametrize(
     "line",
     [
