@@ -7,12 +7,12 @@ source costs its work at a price. It must not know how graphs are rebuilt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import networkx
 
 from dlc.ir.graph import Node
-from dlc.passes.rematerialise.facts import Costs, Parts, compared_nodes, frontiers
+from dlc.passes.rematerialise.facts import Costs, Parts, compared_pairs, frontiers
 
 SCALE = 1 << 20
 """Capacities are integers, so that a cut is exact; prices go down to one byte for a million steps."""
@@ -25,22 +25,28 @@ def nodes_to_repeat(parts: Parts, costs: Costs, price: float, heavy: bool, segme
     cuts = frontiers(parts, costs, segments)
     crossing = frozenset(v for _, values in cuts for v in values)
     last = set(parts.forward[cuts[-1][0] :]) if cuts else set()
-    compared = compared_nodes(parts, costs)
 
     def kept(node: Node) -> bool:
-        if node in compared or any(v in crossing for v in node.outputs):
+        if any(v in crossing for v in node.outputs):
             return True
         # The last segment's gradients come next: repeating its heavy work at once would save nothing.
         return costs.of(node).heavy and (not heavy or node in last)
 
-    return cheapest_cut(parts, lambda node: costs.of(node).cost, price, kept)
+    return cheapest_cut(parts, lambda node: costs.of(node).cost, price, kept, compared_pairs(parts, costs))
 
 
-def cheapest_cut(parts: Parts, cost: Callable[[Node], int], price: float, kept: Callable[[Node], bool]) -> set[Node]:
+def cheapest_cut(
+    parts: Parts,
+    cost: Callable[[Node], int],
+    price: float,
+    kept: Callable[[Node], bool],
+    pairs: Iterable[tuple[Node, Node]] = (),
+) -> set[Node]:
     """Return the nodes to compute again.
 
     ``cost`` is the work of a node in steps, ``price`` the bytes that a step must save. A node that is ``kept`` is not
-    computed again: of its results, those that are wanted stay in memory. Of equal cuts, that with the fewest nodes.
+    computed again: of its results, those that are wanted stay in memory. With the first of ``pairs`` the second is
+    computed again. Of equal cuts, that with the fewest nodes.
     """
     nodes = _behind(parts)
     if not nodes:
@@ -59,6 +65,9 @@ def cheapest_cut(parts: Parts, cost: Callable[[Node], int], price: float, kept: 
         for value in node.inputs:
             if value in vertex:
                 flow.add_edge(vertex[value], vertex[node])
+    for first, second in pairs:
+        if first in vertex and second in vertex:
+            flow.add_edge(vertex[second], vertex[first])
     for value in parts.wanted:
         flow.add_edge(vertex[value], _SINK)
     _, (_, later) = networkx.minimum_cut(flow, _SOURCE, _SINK)

@@ -75,16 +75,24 @@ def gradients_to_store(parts: Parts) -> set[Value]:
     return found
 
 
-def compared_nodes(parts: Parts, costs: Costs) -> set[Node]:
-    """Return the nodes that later nodes compare for equality with what is made of them, as gradients of maxima do.
+def compared_pairs(parts: Parts, costs: Costs) -> set[tuple[Node, Node]]:
+    """Return pairs of a node and a later one, such as a maximum, made of it, if what they make is compared later.
 
-    Pointwise work gives the same bits when it is done again. Reductions and contractions need not: other kernels do
-    them, in another order. So these are found, behind pointwise work.
+    The gradient of a maximum looks for the element that equals it. Pointwise work gives the same bits when it is done
+    again. Reductions and contractions need not: other kernels do them, in another order.
     """
     equal = find_op("equal")
-    pending = [v for n in parts.later if n.op is equal for v in n.inputs if v.type.dtype.is_float]
-    seen: set[Node] = set()
-    found: set[Node] = set()
+    compared = dict.fromkeys(n.inputs for n in parts.later if n.op is equal and n.inputs[0].type.dtype.is_float)
+    found: set[tuple[Node, Node]] = set()
+    for operands in compared:
+        made = _makers(operands, parts, costs)
+        found.update((source, node) for node in made for source in _makers(node.inputs, parts, costs) & made)
+    return found
+
+
+def _makers(values: Iterable[Value], parts: Parts, costs: Costs) -> set[Node]:
+    """Return the nodes that make ``values``, behind pointwise work and what costs nothing."""
+    pending, seen, found = list(values), set[Node](), set[Node]()
     while pending:
         maker = parts.made_by.get(pending.pop())
         if maker is None or maker in seen:

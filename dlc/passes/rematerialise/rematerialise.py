@@ -2,7 +2,7 @@
 
 Whatever crosses from the forward part does so through a ``barrier``, so that fusion
 neither stores more than was chosen nor computes it early. Every op is pure, random
-ones too: a second computation gives the first one's values.
+ones too: a second computation gives the first one's values, sums rounded in another order at most.
 """
 
 from __future__ import annotations
