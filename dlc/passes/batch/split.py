@@ -62,9 +62,10 @@ class _Splitting:
         """Emit the scan; return what stands for the results."""
         nodes = self._with_equal_rows()
         made = {v for node in nodes for v in node.outputs}
-        entering = [(v, k in self.rows[n].sliced) for n in nodes for k, v in enumerate(n.inputs) if v not in made]
-        sequences = list(dict.fromkeys(v for v, sliced in entering if sliced))
-        constants = list(dict.fromkeys(v for v, sliced in entering if not sliced and v not in self.literals))
+        read = [(v, k in self.rows[n].sliced) for n in nodes for k, v in enumerate(n.inputs)]
+        sequences = list(dict.fromkeys(v for v, sliced in read if sliced and v not in made))
+        # Of what is made inside only rows are read: all rows of a value come from outside.
+        constants = list(dict.fromkeys(v for v, sliced in read if not sliced and v not in self.literals))
         parts = self.stretch.extent // self.stretch.part
         with builder.origin(*dict.fromkeys(origin for node in self.stretch.nodes for origin in node.origins)):
             split = [builder.reshape_to(v, (parts, *first_rows(v.type, self.stretch.part).shape)) for v in sequences]

@@ -48,16 +48,25 @@ def test_a_stretch_becomes_a_scan_over_parts():
 @pytest.mark.parametrize(
     "rest",
     [
+        "%2 = reduce_sum(%0) {{axes=(1, 2)}}\n%3 = broadcast(%b) {{shape=(4, 8), dims=(1,)}}\n%4 = add(%2, %3)\n"
+        '%5 = contract(%4, %3) {{spec="m k, n k -> m n"}}\noutput "y" = %5',
         '%3 = tanh(%0)\n%4 = contract(%3, %w) {0}\noutput "y" = %4\noutput "inside" = %3\noutput "first" = %0',
         "%3 = reverse(%0) {{axes=(0,)}}\n%4 = contract(%0, %w) {0}\n%5 = contract(%3, %w) {0}\n"
         'output "y" = %4\noutput "z" = %5',
         '%3 = contract(%0, %0) {{spec="n h w c, m h w c -> n m"}}\noutput "y" = %3',
         '%3 = contract(%x, %w) {0}\n%4 = sub(%0, %3)\n%5 = contract(%4, %w) {0}\noutput "y" = %5',
     ],
-    ids=["results on the way", "a reader before the scan", "rows with all rows", "two branches"],
+    ids=[
+        "equal rows, and all of them",
+        "results on the way",
+        "a reader before the scan",
+        "rows with all rows",
+        "two branches",
+    ],
 )
 def test_readers_find_what_they_read(rest):
-    start = f"input %x: float32[4, 8, 8, 8] data\ninput %w: float32[3, 3, 8] data\n%0 = contract(%x, %w) {CONV}\n"
+    inputs = "input %x: float32[4, 8, 8, 8] data\ninput %w: float32[3, 3, 8] data\ninput %b: float32[8] data\n"
+    start = f"{inputs}%0 = contract(%x, %w) {CONV}\n"
     graph = graph_of(start + rest.format(CONV))
     found = eager(graph)
     verify_graph(found)
